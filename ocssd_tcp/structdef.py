@@ -22,7 +22,12 @@ u16 = construct.Int16ul
 u32 = construct.Int32ul
 u64 = construct.Int64ul
 
-_CODES = {1: ("B", "u1", "uint8_t"), 2: ("H", "<u2", "uint16_t"), 4: ("I", "<u4", "uint32_t"), 8: ("Q", "<u8", "uint64_t")}
+_CODES = {  # size in bytes: struct, numpy and C names
+    1: ("B", "u1", "uint8_t"),
+    2: ("H", "<u2", "uint16_t"),
+    4: ("I", "<u4", "uint32_t"),
+    8: ("Q", "<u8", "uint64_t"),
+}
 
 
 def raw(n_bytes: int) -> construct.Construct[bytes, bytes]:
@@ -84,7 +89,7 @@ class Layout:
     def _derive(self, member: construct.Construct[Any, Any], offset: int) -> int:
         inner = member.subcon if isinstance(member, construct.Renamed) else member
         field_name = getattr(member, "name", None)
-        size = inner.sizeof()
+        size: int = inner.sizeof()
         if isinstance(inner, construct.Padded):
             self._format += f"{size}x"
             return offset + size
@@ -119,7 +124,7 @@ class Layout:
 
     def parse(self, data: bytes | bytearray | memoryview) -> construct.Container[Any]:
         """The structure at the head of `data`, by construct: for the control path. construct.StreamError if short."""
-        return cast("construct.Container[Any]", self.declaration.parse(bytes(data[: self.size])))
+        return self.declaration.parse(bytes(data[: self.size]))
 
     def unpack_from(self, data: bytes | bytearray | memoryview, offset: int = 0) -> dict[str, Any]:
         """The same values by the derived `struct` form, as a dict."""
