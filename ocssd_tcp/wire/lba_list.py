@@ -58,7 +58,7 @@ def resolve(
     at the head of the command's own data (form 1), `data_list_bytes()` long. Invalid Field in Command if the form is
     unknown, not allowed for the opcode, has a reserved bit set, or names a list that is not there.
     """
-    cdw2, cdw3, cdw10, cdw11, cdw12, cdw13, cdw14, cdw15 = cdws
+    cdw2, cdw3, cdw10, cdw11, _cdw12, cdw13, cdw14, cdw15 = cdws
     copy = opcode == Io.VECTOR_COPY
     lbal, dlbal = cdw10 | cdw11 << 32, cdw14 | cdw15 << 32
     second, form = cdw2 | cdw3 << 32, cdw13 & 15

@@ -1,0 +1,42 @@
+"""A namespace as the commands see it: an identity, a geometry, and the media behind it."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+from ocssd_tcp.media.engine import Engine
+from ocssd_tcp.media.ops import Media
+from ocssd_tcp.ocssd.geometry import Geometry
+from ocssd_tcp.ocssd.layouts import geometry_page
+from ocssd_tcp.wire.lba_list import FORMS, N_SLOTS
+
+
+@dataclass(slots=True)
+class Counters:
+    """What hosts did to a namespace, for SMART and metrics: blocks, and commands."""
+
+    blocks_read: int = 0
+    blocks_written: int = 0
+    reads: int = 0
+    writes: int = 0
+
+
+@dataclass(slots=True)
+class Namespace:
+    """An active namespace.
+
+    `media` executes operations: the engine itself, or filters around it. `engine` owns the chunk tables (log page
+    CAh, the batch processor's tables). `uuid` is stable for the life of the drive; NGUID is its 16 bytes.
+    """
+
+    nsid: int
+    geometry: Geometry
+    engine: Engine
+    media: Media
+    uuid: uuid.UUID
+    counters: Counters = field(default_factory=Counters)
+    geometry_page: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.geometry_page = geometry_page(self.geometry, FORMS, N_SLOTS)
