@@ -9,12 +9,16 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum, auto
 from typing import NamedTuple, Protocol
 
+from ocssd_tcp.ocssd.address import Extent
+
+__all__ = ["Extent", "Media", "MediaOp", "MediaStatus", "OpKind", "Piece"]
+
 
 class OpKind(IntEnum):
     """The operations of a drive. A filter declares for each whether it handles or passes it."""
 
     READ = 0
-    WRITE = auto()  #: check, store `data`, advance wp: all of it before `submit` returns
+    WRITE = auto()  #: check, store `data`, advance wp: all of it before `submit` returns, unless a reservation is ahead
     RESERVE = auto()  #: check and set aside; the caller fills `pieces`, then submits COMMIT or ABORT for the same op
     COMMIT = auto()
     ABORT = auto()
@@ -42,18 +46,6 @@ class MediaStatus(IntEnum):
     INTERNAL = auto()
 
 
-class Extent(NamedTuple):
-    """`n_blocks` adjacent blocks of one chunk, from `lblk` on.
-
-    `chunk` is the flat index ((grp * num_pu) + pu) * num_chk + chk, or -1 where the address names no chunk.
-    `lblk` (and lblk + n_blocks) may lie past the chunk's cnlb: such blocks do not exist.
-    """
-
-    chunk: int
-    lblk: int
-    n_blocks: int
-
-
 class Piece(NamedTuple):
     """A range of the drive's flat memory (`Memory.view[offset : offset + length]`)."""
 
@@ -67,15 +59,19 @@ class MediaOp:
     `extents`: what it touches, in list order (COPY: the sources). `destinations`: COPY only.
     `data`: WRITE only, exactly the blocks in list order (each followed by its metadata); it is read before `submit`
     returns and never kept. `dulbe`: READ and COPY sources. `fua`: WRITE, COMMIT: done only when durable.
+    `whole`: RESET only: all entries are checked before the first is reset, and none is if one fails.
+    A COMMIT or ABORT is the RESERVE op itself, submitted again with the new kind; or an op with one extent and no
+    `reservation`, for a run that the engine set aside by `reserve_run`.
     Results: `status`, `bitmap` (bit i: entry i of the list failed; entries are blocks, for RESET chunks) and
     `pieces`: READ: where the blocks are, in list order; RESERVE: where they belong.
     `done` is called exactly once for each submission, perhaps before `submit` returns. It may run later only for
-    FLUSH, for `fua`, for RESET, and where a filter delays.
+    FLUSH, for `fua`, for RESET, where a filter delays, and for a WRITE, COMMIT or COPY to a chunk that has an earlier
+    reservation outstanding: what is acknowledged lies below wp, and wp passes no block that is not there.
     """
 
     __slots__ = (
         "bitmap", "context", "data", "destinations", "done", "dulbe", "extents", "fua", "kind", "pieces", "reservation",
-        "status",
+        "status", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +84,7 @@ class MediaOp:
         destinations: Sequence[Extent] = (),
         dulbe: bool = False,
         fua: bool = False,
+        whole: bool = False,
         context: object = None,
     ) -> None:
         self.kind = kind
@@ -97,6 +94,7 @@ class MediaOp:
         self.destinations = destinations
         self.dulbe = dulbe
         self.fua = fua
+        self.whole = whole
         self.context = context
         self.status = MediaStatus.OK
         self.bitmap = 0
