@@ -1,0 +1,52 @@
+# `make` lists the targets: the text after ## is their description.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint check e2e bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/run ## set up, start a default drive in ./ocssd-drive and say how to connect to it
+	@exec $(BIN)/ocssd-tcpd
+
+test: $(VENV)/test ## set up and run all tests but the slow suites
+	$(BIN)/pytest
+
+lint: $(VENV)/test ## formatting, lint and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+check: lint test ## what a change has to pass: lint and test
+
+e2e: $(VENV)/test ## boot a Linux guest and use the drive from it
+	$(BIN)/pytest tests/e2e -p no:cacheprovider
+
+bench: $(VENV)/test ## measure the drive on this machine
+	$(BIN)/pytest tests/bench -p no:cacheprovider -s
+
+docs: $(VENV)/run ## write the generated pages of docs/
+	$(BIN)/python -m ocssd_tcp.config.sample --markdown > docs/configuration.md
+
+clean: ## remove what the other targets made, but no drive
+	rm -rf $(VENV) build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/run

@@ -1,0 +1,50 @@
+"""Rules that concern several keys at once; each yields (key path, why) where it is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ocssd_tcp.config.schema import Config
+from ocssd_tcp.config.values import shown
+from ocssd_tcp.ocssd.geometry import GeometryError
+
+VECTOR_BLOCKS = 64  #: the longest vector command (OCSSD 2.0: NLB is at most 63, 0's based)
+LIST_BYTES = VECTOR_BLOCKS * 8
+_PAGE_BYTES = 4096  #: CAP.MPSMIN is 0
+
+
+def broken_rules(config: Config) -> Iterator[tuple[str, str]]:
+    """What is wrong with a configuration whose keys are each right on their own."""
+    yield from _impossible_geometries(config)
+    yield from _transfer_limit(config)
+    yield from _repeated_uuids(config)
+
+
+def _impossible_geometries(config: Config) -> Iterator[tuple[str, str]]:
+    for index, namespace in enumerate(config.namespaces):
+        try:
+            _ = namespace.geometry
+        except GeometryError as error:
+            yield f"namespace.{index}.{error.key}", error.why
+
+
+def _transfer_limit(config: Config) -> Iterator[tuple[str, str]]:
+    """A host may send the blocks of a vector command, their metadata and their list as one transfer."""
+    if config.target.mdts == 0:
+        return
+    for index, namespace in enumerate(config.namespaces):
+        needed = VECTOR_BLOCKS * (namespace.block_bytes + namespace.metadata_bytes) + LIST_BYTES
+        least = ((needed - 1) // _PAGE_BYTES).bit_length()
+        if config.target.mdts < least:
+            yield (
+                "target.mdts",
+                f"= {config.target.mdts}: {VECTOR_BLOCKS} blocks with metadata and their list are {needed} bytes in "
+                f"namespace.{index}; allowed: 0 (no limit) or {least} and more",
+            )
+
+
+def _repeated_uuids(config: Config) -> Iterator[tuple[str, str]]:
+    seen: dict[object, int] = {}
+    for index, namespace in enumerate(config.namespaces):
+        if namespace.uuid is not None and seen.setdefault(namespace.uuid, index) != index:
+            yield f"namespace.{index}.uuid", f"= {shown(str(namespace.uuid))}: namespace.{seen[namespace.uuid]} has it"
