@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 PASSTHROUGH = struct.Struct("<BBHIIIQQII6III")
@@ -66,7 +67,7 @@ def get(path: str) -> dict[str, Any]:
 
 def kmsg(after: int) -> dict[str, Any]:
     """The kernel's log records of a sequence number above `after`: lists of [sequence, level, text]."""
-    records = []
+    records: list[list[Any]] = []
     fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     try:
         while True:
@@ -111,7 +112,13 @@ def passthrough(path: str, queue: str, width: int, command: dict[str, int], send
     return {"status": status, "result": result, "data": base64.b64encode(bytes(buffer or b"")).decode()}
 
 
-OPERATIONS = {"run": run, "put": put, "get": get, "kmsg": kmsg, "passthrough": passthrough}
+OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "run": run,
+    "put": put,
+    "get": get,
+    "kmsg": kmsg,
+    "passthrough": passthrough,
+}
 
 
 def serve(port: int) -> None:

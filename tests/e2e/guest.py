@@ -10,13 +10,16 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.e2e.image import Image
 
 BOOT_SECONDS = 180
+NO_DWORDS: Mapping[str, int] = MappingProxyType({})
 GATEWAY = "10.0.2.2"
 """The machine's 127.0.0.1 as the guest sees it."""
 WARNING = 4
@@ -142,21 +145,33 @@ class Guest:
     def _console_end(self) -> str:
         return self.console.read_text(errors="replace")[-800:]
 
-    def _request(self, op: str, patience: float, **values: Any) -> dict[str, Any]:
+    def _send(self, op: str, **values: Any) -> int:
         number = next(self._numbers)
         self._channel.settimeout(60)
         self._channel.sendall(json.dumps({"id": number, "op": op, **values}).encode() + b"\n")
-        return self._answer(number, time.monotonic() + patience)
+        return number
+
+    def _request(self, op: str, patience: float, **values: Any) -> dict[str, Any]:
+        return self._answer(self._send(op, **values), time.monotonic() + patience)
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60, check: bool = True) -> Result:
         """Run a shell command. CommandError if it fails or takes longer than `timeout` seconds, unless not `check`."""
-        answer = self._request(
-            "run", timeout + 30, command=command, stdin=base64.b64encode(stdin).decode(), timeout=timeout
-        )
-        out, err = (base64.b64decode(answer[stream]).decode(errors="replace") for stream in ("out", "err"))
-        if check and answer["rc"] != 0:
-            raise CommandError(f"{command}\nended with {answer['rc']}\n{out}{err}")
-        return Result(answer["rc"], out, err)
+        result = self.start(command, stdin=stdin, timeout=timeout)()
+        if check and result.rc != 0:
+            raise CommandError(f"{command}\nended with {result.rc}\n{result.out}{result.err}")
+        return result
+
+    def start(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Callable[[], Result]:
+        """Start a shell command; what is returned waits for its end."""
+        number = self._send("run", command=command, stdin=base64.b64encode(stdin).decode(), timeout=timeout)
+        deadline = time.monotonic() + timeout + 30
+
+        def wait() -> Result:
+            answer = self._answer(number, deadline)
+            out, err = (base64.b64decode(answer[stream]).decode(errors="replace") for stream in ("out", "err"))
+            return Result(answer["rc"], out, err)
+
+        return wait
 
     def put(self, path: str, content: bytes) -> None:
         """Write a file in the guest."""
@@ -176,9 +191,12 @@ class Guest:
         send: bytes = b"",
         receive: int = 0,
         width: int = 64,
-        **cdw: int,
+        cdw: Mapping[str, int] = NO_DWORDS,
     ) -> Completion:
-        """One command by ioctl on `path`: NVME_IOCTL_{ADMIN,IO}64_CMD where `width` is 64, else NVME_IOCTL_{...}_CMD."""
+        """One command by ioctl on `path`: NVME_IOCTL_ADMIN64_CMD or IO64_CMD, or with `width` 32 their forerunners.
+
+        `cdw`: the dwords cdw2, cdw3 and cdw10 to cdw15 that are not zero.
+        """
         answer = self._request(
             "passthrough",
             90,

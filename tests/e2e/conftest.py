@@ -1,0 +1,76 @@
+"""Fixtures: a guest per kernel, booted once, a daemon for it, and the guest connected to that daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.drive import Connection, Drive, Namespace
+from tests.e2e.guest import WARNING, Guest
+from tests.e2e.image import build
+from tests.e2e.packages import UnavailableError
+
+KERNELS = ("6.1", "6.12")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a kernel also pays for packages and two tries to boot."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.fixture(scope="session", params=KERNELS)
+def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """A running guest; skips where the kernel or its tools cannot be had."""
+    try:
+        image = build(request.param)
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
+    guest = Guest(image, tmp_path_factory.mktemp("guest"))
+    yield guest
+    guest.kill()
+
+
+@pytest.fixture(scope="session")
+def drive(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
+    """A running daemon with an empty drive, one per guest."""
+    drive = Drive(tmp_path_factory.mktemp("drive"))
+    drive.start()
+    yield drive
+    drive.stop()
+
+
+@pytest.fixture
+def connected(guest: Guest, drive: Drive) -> Iterator[Connection]:
+    """The guest connected with nvme-cli's defaults."""
+    connection = Connection(guest, drive)
+    yield connection
+    connection.disconnect()
+
+
+@pytest.fixture
+def namespace(connected: Connection) -> Namespace:
+    """Namespace 1: write units of four blocks and a window of sixteen."""
+    return connected.namespace(1)
+
+
+@pytest.fixture
+def single(connected: Connection) -> Namespace:
+    """Namespace 2: single blocks can be written, and read at once."""
+    return connected.namespace(2)
+
+
+@pytest.fixture
+def clean_log(guest: Guest) -> Iterator[None]:
+    """The test must leave no warning or error of nvme or of the block layer in the kernel's log."""
+    before = guest.log_position()
+    yield
+    records = guest.kernel_log(before)
+    complaints = [record.text for record in records if record.level <= WARNING and _concerns_the_drive(record.text)]
+    assert not complaints
+
+
+def _concerns_the_drive(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in ("nvme", "i/o error", "blk_", "hung task", "blocked for more than"))
