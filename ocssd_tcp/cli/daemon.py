@@ -53,7 +53,7 @@ _LISTEN_REMEDIES = {
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key, such as target.max_queues=8."
 )
-@click.option("--check-config", "action", flag_value="check", help="Say whether the configuration is right, and end.")
+@click.option("--check-config", "action", flag_value="check", help="Say whether the configuration is valid, and end.")
 @click.option("--show-config", "action", flag_value="show", help="Print the configuration that would be used, and end.")
 @click.option("--sample-config", "action", flag_value="sample", help="Print a commented configuration, and end.")
 @click.option("--version", "action", flag_value="version", help="Print the version and the engine that runs, and end.")
@@ -78,7 +78,7 @@ def _act(path: Path | None, overrides: Sequence[str], action: str | None) -> int
         return 0
     config = load(path, overrides)
     if action == "check":
-        click.echo(f"{path or 'defaults'}: right")
+        click.echo(f"{path or 'defaults'}: valid")
         return 0
     if action == "show":
         click.echo(effective(config), nl=False)

@@ -20,7 +20,7 @@ _MANUAL_HEAD = """\
 
 `ocssd-tcpd --config drive.toml` reads a TOML file. Every key is optional, and so is the file: without it the drive is
 made in `./ocssd-drive` with the defaults below. `ocssd-tcpd --sample-config` prints a file with every key, commented;
-`--check-config` says whether a file is right and does nothing else; `--show-config` prints what would be used.
+`--check-config` says whether a file is valid and does nothing else; `--show-config` prints what would be used.
 
 `--set key=value` changes one key and can be repeated: `--set target.max_queues=8`,
 `--set 'target.listen=["127.0.0.1:0"]'`. Namespaces are numbered from 0 there: `--set namespace.0.num_chk=8` is the

@@ -106,10 +106,10 @@ def test_sample_config_prints_the_sample() -> None:
     assert (result.exit_code, result.output) == (0, sample())
 
 
-def test_check_config_of_a_right_file_touches_nothing(tmp_path: Path) -> None:
+def test_check_config_of_a_valid_file_touches_nothing(tmp_path: Path) -> None:
     (tmp_path / "drive.toml").write_text(sample())
     result = call("--config", "drive.toml", "--check-config")
-    assert (result.exit_code, result.output) == (0, "drive.toml: right\n")
+    assert (result.exit_code, result.output) == (0, "drive.toml: valid\n")
     assert [path.name for path in tmp_path.iterdir()] == ["drive.toml"]
 
 
