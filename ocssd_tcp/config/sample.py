@@ -32,6 +32,9 @@ Sizes in bytes may be numbers or text with a unit: `"8KiB"`, `"2 MiB"`.
 Whatever is wrong is reported at once, each with file, key, value and what is allowed, before any file of the drive is
 touched; the exit status is 2. The geometry of a drive is fixed when it is made: other numbers for an existing drive
 are an error, not a change.
+
+One choice is the environment's: `OCSSD_TCP_ACCEL` is `auto` (the compiled engine where it was built), `off` (the
+Python engine) or `require` (refuse to run without the compiled one). `ocssd-tcpd --version` says which engine runs.
 """
 
 
