@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import ocssd_math as ocssd
-from tests.e2e.drive import BLOCK, Connection, Drive, Namespace, content
+from tests.e2e.connection import Connection, Namespace
+from tests.e2e.drive import BLOCK, Drive, content
 from tests.e2e.guest import Guest
 
 CLEAN = pytest.mark.usefixtures("clean_log")
@@ -19,7 +20,7 @@ FIO = (
 @CLEAN
 @pytest.mark.parametrize("options", ["", "-g -G", "-g", "-G"])
 def test_a_chunk_written_in_order_is_found_after_reconnect(guest: Guest, drive: Drive, options: str) -> None:
-    connection = Connection(guest, drive, options)
+    connection = Connection.to(guest, drive, options)
     namespace = connection.namespace(1)
     slba, data = namespace.free_run(1), content(options, 64)
     namespace.write(slba, data)
@@ -27,7 +28,7 @@ def test_a_chunk_written_in_order_is_found_after_reconnect(guest: Guest, drive: 
     assert (chunk.cs, chunk.wp) == (ocssd.CLOSED, 64)
     connection.disconnect()
 
-    connection = Connection(guest, drive, options)
+    connection = Connection.to(guest, drive, options)
     assert connection.namespace(1).read(slba, 64) == data
     connection.disconnect()
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e import ocssd_math as ocssd
-from tests.e2e.drive import BLOCK, Connection, Drive, content, wait_until
+from tests.e2e.connection import Connection
+from tests.e2e.drive import BLOCK, Drive, content, wait_until
 from tests.e2e.guest import Guest
 
 RECONNECT = "--reconnect-delay=1 --ctrl-loss-tmo=600"
@@ -17,9 +18,16 @@ KATO = 5
 @pytest.fixture
 def lasting(guest: Guest, drive: Drive) -> Iterator[Connection]:
     """A connection that is tried again every second, with a keep-alive timeout of five."""
-    connection = Connection(guest, drive, f"{RECONNECT} --keep-alive-tmo={KATO}")
+    connection = Connection.to(guest, drive, f"{RECONNECT} --keep-alive-tmo={KATO}")
     yield connection
     connection.disconnect()
+
+
+def reconnected(guest: Guest, drive: Drive, connection: Connection) -> None:
+    """Wait until the host has all its queues again, and no other connection is left."""
+    wait_until(
+        lambda: connection.live() and drive.connections() == guest.cpus + 1, 60, "the host has reconnected by itself"
+    )
 
 
 def test_a_silent_host_is_dropped_and_comes_back(guest: Guest, drive: Drive, lasting: Connection) -> None:
@@ -31,8 +39,17 @@ def test_a_silent_host_is_dropped_and_comes_back(guest: Guest, drive: Drive, las
         wait_until(lambda: drive.connections() == 0, 4 * KATO, "the drive gives up the silent host")
     finally:
         guest.network(up=True)
-    wait_until(lasting.live, 60, "the host has reconnected")
-    assert drive.connections() == guest.cpus + 1
+    reconnected(guest, drive, lasting)
+    assert namespace.read(slba, 64) == data
+
+
+def test_a_host_survives_a_drive_that_stood_still(guest: Guest, drive: Drive, lasting: Connection) -> None:
+    namespace = lasting.namespace(1)
+    slba, data = namespace.free_run(1), content("stood still", 64)
+    namespace.write(slba, data)
+    with drive.stopped():
+        wait_until(lambda: not lasting.live(), 6 * KATO, "the host misses its keep-alives")
+    reconnected(guest, drive, lasting)
     assert namespace.read(slba, 64) == data
 
 
@@ -53,7 +70,7 @@ def test_a_host_finds_its_data_after_kill_and_restart(guest: Guest, drive: Drive
     drive.kill()
     wait_until(lambda: not lasting.live(), 30, "the host has noticed")
     drive.start()
-    wait_until(lasting.live, 60, "the host has reconnected")
+    reconnected(guest, drive, lasting)
     assert namespace.chunks() == before
     assert namespace.read(slba, 64) == closed
     namespace.write(slba + 96, content("rest", 32))
@@ -76,7 +93,7 @@ def test_a_kill_among_writes_loses_nothing_acknowledged(guest: Guest, drive: Dri
     wait_until(lambda: int(guest.get("/tmp/acknowledged") or b"0") >= 20, 60, "writes are under way")
     drive.kill()
     drive.start()
-    wait_until(lasting.live, 60, "the host has reconnected")
+    reconnected(guest, drive, lasting)
     writer()
     acknowledged = int(guest.get("/tmp/acknowledged"))
     assert namespace.read(slba, acknowledged) == data[: acknowledged * BLOCK]
@@ -93,6 +110,6 @@ def test_an_orderly_restart_keeps_all_states(guest: Guest, drive: Drive, lasting
     before = namespace.chunks()
     assert drive.stop() == 0
     drive.start()
-    wait_until(lambda: drive.connections() == guest.cpus + 1 and lasting.live(), 60, "the host has reconnected")
+    reconnected(guest, drive, lasting)
     assert namespace.chunks() == before
     assert namespace.chunk(slba).cs == ocssd.OPEN

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import ocssd_math as ocssd
-from tests.e2e.drive import BLOCK, NAMESPACE, NQN, SERIAL, Connection, Drive, Namespace, json_of, raw_of, wait_until
+from tests.e2e.connection import Connection, Namespace, json_of, raw_of
+from tests.e2e.drive import BLOCK, NAMESPACE, NQN, SERIAL, Drive, wait_until
 from tests.e2e.guest import GATEWAY, Guest
 
 pytestmark = pytest.mark.usefixtures("clean_log")
@@ -25,7 +26,7 @@ def test_discover_lists_the_drive_at_the_advertised_address(guest: Guest, drive:
 
 def test_connect_all_connects_what_discovery_lists(guest: Guest, drive: Drive) -> None:
     guest.run(f"nvme connect-all -t tcp -a {GATEWAY} -s {drive.port}")
-    connection = Connection.made(guest)
+    connection = Connection(guest)
     assert connection.live()
     connection.disconnect()
 
@@ -122,5 +123,5 @@ def test_there_are_as_many_io_queues_as_cpus(guest: Guest, drive: Drive, connect
 
 
 def test_disconnect_leaves_no_connection_behind(guest: Guest, drive: Drive) -> None:
-    Connection(guest, drive).disconnect()
+    Connection.to(guest, drive).disconnect()
     wait_until(lambda: drive.connections() == 0, 10, "all connections are closed")

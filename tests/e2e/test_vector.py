@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import ocssd_math as ocssd
-from tests.e2e.drive import BLOCK, Namespace, content, raw_of
+from tests.e2e.connection import Namespace, raw_of
+from tests.e2e.drive import BLOCK, content
 from tests.e2e.guest import Completion, Guest
 
 pytestmark = pytest.mark.usefixtures("clean_log")
