@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -20,6 +20,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first test of a kernel also pays for packages and two tries to boot."""
     for item in items:
         item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure is shown with what the daemon and the guest's kernel said last."""
+    report = yield
+    fixtures = getattr(item, "funcargs", {})
+    if report.failed and "drive" in fixtures:
+        report.sections.append(("the daemon", fixtures["drive"].log.read_text()[-3000:]))
+    if report.failed and "guest" in fixtures:
+        report.sections.append(("the guest's kernel", fixtures["guest"].dmesg()[-3000:]))
+    return report
 
 
 @pytest.fixture(scope="session", params=KERNELS)

@@ -7,9 +7,42 @@ import socket
 import pytest
 
 from tests.e2e.guest import GATEWAY, CommandError, Guest
+from tests.e2e.packages import backports, backports_one_line
 
 TARGET = "nqn.2014-08.org.example:kernel-target"
 NVMET = "/sys/kernel/config/nvmet"
+
+
+DEB822 = """Types: deb
+URIs: http://mirror.example/debian
+Suites: trixie trixie-updates
+Components: main
+Signed-By: /usr/share/keyrings/some.gpg
+
+Types: deb
+URIs: http://mirror.example/security
+Suites: trixie-security
+Components: main
+"""
+
+
+def test_backports_are_derived_from_the_stanza_of_the_release() -> None:
+    derived = backports(DEB822, "trixie")
+    assert derived == DEB822.split("\n\n")[0].replace("trixie trixie-updates", "trixie-backports")
+
+
+@pytest.mark.parametrize(
+    ("line", "derived"),
+    [
+        ("deb http://m.example/debian trixie main", "deb http://m.example/debian trixie-backports main"),
+        ("deb [a=b c=d] http://m.example trixie main x", "deb [a=b c=d] http://m.example trixie-backports main x"),
+        ("deb http://m.example/debian trixie-updates main", ""),
+        ("deb-src http://m.example/debian trixie main", ""),
+        ("# deb http://m.example/debian trixie main", ""),
+    ],
+)
+def test_backports_are_derived_from_a_line_of_the_release(line: str, derived: str) -> None:
+    assert backports_one_line(line, "trixie") == derived
 
 
 def test_a_command_gives_back_its_exit_status_and_both_outputs(guest: Guest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import ocssd_math as ocssd
-from tests.e2e.connection import Namespace, raw_of
+from tests.e2e.connection import Connection, Namespace, raw_of
 from tests.e2e.drive import BLOCK, content
 from tests.e2e.guest import Completion, Guest
 
@@ -16,6 +16,7 @@ UNIT = 4
 COUNT = 16
 """One write unit on each of the four PUs."""
 SLOT = 7
+SET_FEATURES = 0x09
 
 WIDTHS = pytest.mark.parametrize("width", [64, 32], ids=["ioctl64", "ioctl32"])
 
@@ -214,3 +215,17 @@ def test_vector_read_of_unwritten_blocks_gives_zeros(namespace: Namespace) -> No
     assert namespace.command(ocssd.VECTOR_READ, receive=COUNT * BLOCK, cdw=cdw) == Completion(
         0, 0, bytes(COUNT * BLOCK)
     )
+
+
+@pytest.mark.parametrize(("width", "result"), [(64, 0xFFFFFFFF_00000000), (32, 0)], ids=["ioctl64", "ioctl32"])
+def test_with_dulbe_unwritten_blocks_fail_and_are_marked(
+    guest: Guest, connected: Connection, namespace: Namespace, width: int, result: int
+) -> None:
+    slba = namespace.free_run(2)
+    namespace.write(slba, content("dulbe", 64))
+    dulbe = {"cdw10": 5, "cdw11": 1 << 16}
+    assert guest.passthrough(f"/dev/{connected.controller}", "admin", SET_FEATURES, 1, cdw=dulbe).status == 0
+    # 32 blocks of a closed chunk and 32 of the free one behind it.
+    cdw = ocssd.progression(64, ocssd.Progression(slba, 32, 2, 64))
+    done = namespace.command(ocssd.VECTOR_READ, receive=64 * BLOCK, width=width, cdw=cdw)
+    assert (done.status, done.result) == (ocssd.UNWRITTEN, result)
