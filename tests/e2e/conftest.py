@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.e2e.connection import Connection, Namespace, disconnect
 from tests.e2e.drive import Drive
-from tests.e2e.guest import WARNING, Guest
+from tests.e2e.guest import WARNING, Guest, GuestError
 from tests.e2e.image import build
 from tests.e2e.packages import UnavailableError
 
@@ -30,7 +31,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and "drive" in fixtures:
         report.sections.append(("the daemon", fixtures["drive"].log.read_text()[-3000:]))
     if report.failed and "guest" in fixtures:
-        report.sections.append(("the guest's kernel", fixtures["guest"].dmesg()[-3000:]))
+        with suppress(GuestError, OSError):  # the guest itself may be what failed
+            report.sections.append(("the guest's kernel", fixtures["guest"].dmesg()[-3000:]))
     return report
 
 
