@@ -111,6 +111,7 @@ class Entry:
     nsid: Nsid
     discovery: bool  #: legal on a discovery controller
     writes_media: bool  #: LBCC in the effects log page
+    data_bytes: Callable[[Command], int] | None  #: bytes that this very command moves at least, where that varies
 
 
 ADMIN_COMMANDS: list[Entry | None] = [None] * 256
@@ -132,6 +133,7 @@ def command(
     nsid: Nsid = Nsid.IGNORED,
     discovery: bool = False,
     writes_media: bool = False,
+    data_bytes: Callable[[Command], int] | None = None,
 ) -> Callable[[_H], _H]:
     """Register a handler for an opcode; DuplicateError (at import) if there is one."""
     table = ADMIN_COMMANDS if queue is Queue.ADMIN else IO_COMMANDS
@@ -139,7 +141,7 @@ def command(
     def register(handler: _H) -> _H:
         if table[opcode] is not None:
             raise DuplicateError(f"{queue.value} opcode {opcode:#x}")
-        table[opcode] = Entry(opcode, opcode.name.lower(), handler, transfer, nsid, discovery, writes_media)
+        table[opcode] = Entry(opcode, opcode.name.lower(), handler, transfer, nsid, discovery, writes_media, data_bytes)
         return handler
 
     return register

@@ -22,6 +22,10 @@ class QueueConnection(Protocol):
         """Complete an outstanding command with Abort Requested, if it can still be stopped."""
         ...
 
+    def drop(self, cid: int) -> None:
+        """Forget an outstanding command that was held: a controller reset ends it without an answer."""
+        ...
+
     def close(self, why: str) -> None:
         """Send what is queued, then close; outstanding commands are dropped without an answer."""
         ...
