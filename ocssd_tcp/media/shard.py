@@ -1,0 +1,508 @@
+"""One parallel unit: its data, its chunk table, its reservations and its wear. The only code that changes a chunk.
+
+The table is the mapped file of 32-byte log entries; nothing of a chunk is held as a Python object unless writes to it
+are outstanding. The order of stores makes every moment of a killed process unambiguous: data, then wp, then the
+state; a reset stores wp 0, then the state (`media.table.normalise` is the other half of that rule).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from ocssd_tcp.media import libc
+from ocssd_tcp.media.chunk import (
+    FREE_SEQUENTIAL,
+    KIND_MASK,
+    OPEN_SEQUENTIAL,
+    TRANSITIONS,
+    ChunkEvent,
+    wear_index,
+)
+from ocssd_tcp.media.flushed import FlushedCopy
+from ocssd_tcp.media.memory import Memory
+from ocssd_tcp.media.ops import Piece
+from ocssd_tcp.media.table import ENTRY_BYTES
+from ocssd_tcp.ocssd.geometry import Geometry
+from ocssd_tcp.ocssd.layouts import WP_UNDEFINED, ChunkState, ChunkType
+
+if TYPE_CHECKING:
+    from ocssd_tcp.media.admission import Admission
+
+#: Most bytes of a chunk whose pages are asked for when it opens: more would hold up the loop for too long.
+POPULATE_BYTES = 16 << 20
+
+#: Indices into `PuShard.words`, four per entry.
+_CNLB, _WP = 2, 3
+
+
+class Reservation:
+    """Blocks `lblk` .. `end` of chunk `chk`, set aside for a write that is under way.
+
+    `admission` is the write's, None as long as only the batch processor knows of it. `staged`: where the data of a
+    random-write chunk wait until they are complete.
+    """
+
+    __slots__ = ("admission", "chk", "end", "is_ordered", "lblk", "shard", "staged")
+
+    def __init__(self, shard: PuShard, chk: int, lblk: int, end: int, *, is_ordered: bool = True) -> None:
+        self.shard = shard
+        self.chk = chk
+        self.lblk = lblk
+        self.end = end
+        self.is_ordered = is_ordered
+        self.admission: Admission | None = None
+        self.staged: Piece | None = None
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a namespace has been through since it was opened."""
+
+    n_resets: int = 0
+    n_media_errors: int = 0  #: chunks worn out, space not to be had, flushes refused
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the shards of one namespace share: the geometry, the memory, and the few things that span parallel units."""
+
+    geometry: Geometry
+    memory: Memory
+    n_open: int = 0  #: chunks open, or about to be opened by a reservation
+    stats: Stats = field(default_factory=Stats)
+    #: flat chunks without data whose space is still allocated, oldest first
+    spares: dict[int, None] = field(default_factory=dict)
+
+
+class Snapshot(NamedTuple):
+    """A shard's table at one moment, on its way to the disk."""
+
+    shard: PuShard
+    payload: bytes
+    fenced: frozenset[int]
+
+    def store(self) -> None:
+        """Wait for the data that the table speaks of, then for the table. OSError. Runs off the loop."""
+        try:
+            os.fdatasync(self.shard.fd)
+            self.shard.flushed.store(self.payload)
+        except OSError:
+            # At once, for whoever closes the drive before the loop hears of it.
+            self.shard.has_failed = True
+            raise
+
+    def settle(self, *, is_durable: bool) -> None:
+        """Note the outcome, on the loop."""
+        self.shard.settle(self, is_durable=is_durable)
+
+
+class PuShard:
+    """One parallel unit. `pu`: its flat index; `chk` counts chunks within it; `lblk`, `n_blocks` are blocks.
+
+    `offset`: where its data begin in the flat memory. `table`: its log entries; `wear`: resets of each chunk (u32);
+    `readable`: its part of the engine's table; `written`: a bit per block of random-write chunks, or None.
+    `fd`: its data file, owned by the store.
+    """
+
+    __slots__ = (
+        "_base", "_chunk_bytes", "_clba", "_fenced", "_flushed_states", "_in_flight", "_maxoc", "_maxocpu",
+        "_mw_cunits", "_pe_cycles", "_queues", "_shared", "_stale", "_stride", "_words", "_written_bytes",
+        "_ws_min", "fd", "flushed", "has_failed", "is_dirty", "n_open", "offset", "pu", "readable", "table",
+        "wear", "written",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        shared: Shared,
+        pu: int,
+        *,
+        fd: int,
+        offset: int,
+        table: memoryview,
+        wear: memoryview,
+        readable: memoryview,
+        written: memoryview | None,
+        flushed: FlushedCopy,
+    ) -> None:
+        geometry = shared.geometry
+        self._shared = shared
+        self.pu = pu
+        self.fd = fd
+        self.offset = offset
+        self.table = table
+        self.wear = wear
+        self.readable = readable
+        self.written = written
+        self.flushed = flushed
+        self._words = table.cast("Q")
+        self._base = shared.memory.base + offset
+        self._stride = geometry.block_stride
+        self._clba = geometry.clba
+        self._chunk_bytes = geometry.clba * geometry.block_stride
+        self._written_bytes = (geometry.clba + 7) // 8
+        self._ws_min = geometry.ws_min
+        self._mw_cunits = geometry.mw_cunits
+        self._pe_cycles = geometry.pe_cycles
+        self._maxoc = geometry.maxoc
+        self._maxocpu = geometry.maxocpu
+        self.n_open = 0
+        self.is_dirty = False
+        self.has_failed = False
+        self._queues: dict[int, list[Reservation]] = {}  #: outstanding reservations, oldest first
+        self._stale: dict[int, list[Reservation]] = {}  #: rolled back, but their owner may still be storing data
+        self._fenced: set[int] = set()  #: reset, but the disk does not know it yet
+        self._flushed_states: bytes | None = None
+        self._in_flight: bytes | None = None
+
+    # ---- looking
+
+    def state(self, chk: int) -> int:
+        """CS of the chunk."""
+        return int(self.table[chk * ENTRY_BYTES])
+
+    def is_random(self, chk: int) -> bool:
+        """Whether the chunk is of the random-write type."""
+        return bool(self.table[chk * ENTRY_BYTES + 1] & ChunkType.RANDOM)
+
+    def cnlb(self, chk: int) -> int:
+        """Blocks of the chunk."""
+        return int(self._words[chk * 4 + _CNLB])
+
+    def descriptor(self, chk: int) -> bytes:
+        """The chunk's log entry, 32 bytes."""
+        return bytes(self.table[chk * ENTRY_BYTES : (chk + 1) * ENTRY_BYTES])
+
+    def place(self, chk: int, lblk: int) -> int:
+        """Where a block is in the flat memory."""
+        return self.offset + (chk * self._clba + lblk) * self._stride
+
+    def pointer(self, chk: int) -> int:
+        """The reserve pointer of a sequential Free or Open chunk: where the next write goes."""
+        queue = self._queues.get(chk)
+        return queue[-1].end if queue else int(self._words[chk * 4 + _WP])
+
+    def is_idle(self, chk: int) -> bool:
+        """Whether no write to the chunk is outstanding."""
+        return chk not in self._queues
+
+    def meets_stale(self, chk: int, lblk: int, end: int) -> bool:
+        """Whether somebody whose write was rolled back may still be storing data into these blocks."""
+        return any(old.lblk < end and lblk < old.end for old in self._stale.get(chk, ()))
+
+    def readable_mask(self, chk: int, lblk: int, n_blocks: int) -> int:
+        """Bit i: block lblk + i can be read."""
+        if self.written is not None and self.is_random(chk):
+            if self.state(chk) != ChunkState.OPEN:
+                return 0
+            first, last = self._written_range(chk, lblk, n_blocks)
+            bits = int.from_bytes(self.written[first:last], "little") >> (lblk & 7)
+            return bits & ((1 << min(n_blocks, max(self.cnlb(chk) - lblk, 0))) - 1)
+        return (1 << min(n_blocks, max(self.readable[chk] - lblk, 0))) - 1
+
+    def _written_range(self, chk: int, lblk: int, n_blocks: int) -> tuple[int, int]:
+        first = chk * self._written_bytes
+        return first + min(lblk >> 3, self._written_bytes), first + min((lblk + n_blocks + 7) >> 3, self._written_bytes)
+
+    # ---- plain appends: one run, in order, to a sequential chunk
+
+    def _takes(self, chk: int, lblk: int, n_blocks: int) -> bool:
+        """Whether a run is a plain append; a Free chunk is open for it afterwards. False: nothing changed."""
+        words = self._words
+        at = chk * 4
+        kind = words[at] & KIND_MASK
+        queue = self._queues.get(chk)
+        if lblk != (queue[-1].end if queue else words[at + _WP]) or n_blocks % self._ws_min or n_blocks <= 0:
+            return False
+        if lblk + n_blocks > words[at + _CNLB] or chk in self._stale:
+            return False
+        if kind == OPEN_SEQUENTIAL:
+            return True
+        return kind == FREE_SEQUENTIAL and (queue is not None or self.open(chk))
+
+    def append(self, chk: int, lblk: int, data: memoryview) -> bool:
+        """Store the blocks `data` at the write pointer and advance it. False: not a plain append, nothing changed."""
+        n_blocks, rest = divmod(len(data), self._stride)
+        if rest or chk in self._queues or not self._takes(chk, lblk, n_blocks):
+            return False
+        start = self.offset + (chk * self._clba + lblk) * self._stride
+        self._shared.memory.view[start : start + len(data)] = data
+        self._advance(chk, lblk + n_blocks)
+        return True
+
+    def reserve_run(self, chk: int, lblk: int, n_blocks: int) -> int:
+        """Set a plain append aside; the address of its blocks. 0: it is none, nothing changed."""
+        if not self._takes(chk, lblk, n_blocks):
+            return 0
+        self.hold(Reservation(self, chk, lblk, lblk + n_blocks))
+        return self._base + (chk * self._clba + lblk) * self._stride
+
+    def commit_run(self, chk: int, lblk: int, n_blocks: int) -> bool:
+        """Commit what `reserve_run` set aside, if it is alone in its chunk. False: nothing changed."""
+        queue = self._queues.get(chk)
+        if queue is None or len(queue) != 1:
+            return False
+        head = queue[0]
+        if head.lblk != lblk or head.end != lblk + n_blocks or head.admission is not None:
+            return False
+        del self._queues[chk]
+        self._advance(chk, lblk + n_blocks)
+        return True
+
+    def _advance(self, chk: int, wp: int) -> None:
+        words = self._words
+        at = chk * 4
+        words[at + _WP] = wp
+        self.is_dirty = True
+        if wp == words[at + _CNLB]:
+            self._enter(chk, ChunkEvent.FILLED)
+            self.n_open -= 1
+            self._shared.n_open -= 1
+            self.readable[chk] = wp
+            return
+        if words[at] & 0xFF == ChunkState.FREE:
+            self._enter(chk, ChunkEvent.WRITTEN)
+        self.readable[chk] = wp - self._mw_cunits if wp > self._mw_cunits else 0
+
+    def _enter(self, chk: int, event: ChunkEvent) -> ChunkState:
+        state = TRANSITIONS[self.table[chk * ENTRY_BYTES], event]
+        self.table[chk * ENTRY_BYTES] = state
+        return state
+
+    # ---- opening
+
+    def open(self, chk: int) -> bool:
+        """Make room for a Free chunk's first write: its share of MAXOC and MAXOCPU, and its space on the disk.
+
+        A map of a full disk would be SIGBUS, so the space is allocated before the first byte is stored. False: the
+        limits or the disk do not allow it, or the disk does not know yet that the chunk was reset; nothing changed.
+        """
+        shared = self._shared
+        if chk in self._fenced or 0 < self._maxoc <= shared.n_open or 0 < self._maxocpu <= self.n_open:
+            return False
+        flat = self.pu * shared.geometry.num_chk + chk
+        if flat in shared.spares:
+            del shared.spares[flat]
+        else:
+            start = chk * self._chunk_bytes
+            try:
+                os.posix_fallocate(self.fd, start, self._chunk_bytes)
+            except OSError:
+                shared.stats.n_media_errors += 1
+                return False
+            libc.populate(self._base + start, min(self._chunk_bytes, POPULATE_BYTES))
+        self.n_open += 1
+        shared.n_open += 1
+        return True
+
+    def unopen(self, chk: int) -> None:
+        """Take `open` back: the chunk was not written after all."""
+        self.n_open -= 1
+        self._shared.n_open -= 1
+        self._spare(chk)
+
+    def _spare(self, chk: int) -> None:
+        self._shared.spares[self.pu * self._shared.geometry.num_chk + chk] = None
+
+    def release(self, chk: int) -> bool:
+        """Give a spare chunk's space back to the disk. False: somebody may still be storing into it."""
+        if chk in self._stale:
+            return False
+        try:
+            libc.punch_hole(self.fd, chk * self._chunk_bytes, self._chunk_bytes)
+        except OSError:
+            self._shared.stats.n_media_errors += 1
+        return True
+
+    # ---- reservations
+
+    def hold(self, reservation: Reservation) -> None:
+        """Note a reservation that was checked."""
+        queue = self._queues.get(reservation.chk)
+        if queue is None:
+            self._queues[reservation.chk] = [reservation]
+        else:
+            queue.append(reservation)
+
+    def is_next(self, reservation: Reservation) -> bool:
+        """Whether nothing that was reserved earlier stands between the chunk's wp and this reservation."""
+        return not reservation.is_ordered or self._queues[reservation.chk][0] is reservation
+
+    def land(self, reservation: Reservation) -> Reservation | None:
+        """Make the data of a reservation readable as far as the chunk allows; the reservation that is next, if any."""
+        chk = reservation.chk
+        queue = self._queues[chk]
+        queue.remove(reservation)
+        if not queue:
+            del self._queues[chk]
+        if reservation.is_ordered:
+            self._advance(chk, reservation.end)
+        else:
+            self._mark_written(reservation)
+        return queue[0] if queue else None
+
+    def _mark_written(self, reservation: Reservation) -> None:
+        chk, lblk, n_blocks = reservation.chk, reservation.lblk, reservation.end - reservation.lblk
+        view = self._shared.memory.view
+        if reservation.staged is not None:
+            source, length = reservation.staged
+            target = self.place(chk, lblk)
+            view[target : target + length] = view[source : source + length]
+        if self.written is not None:
+            first, last = self._written_range(chk, lblk, n_blocks)
+            bits = int.from_bytes(self.written[first:last], "little") | ((1 << n_blocks) - 1) << (lblk & 7)
+            self.written[first:last] = bits.to_bytes(last - first, "little")
+        self._enter(chk, ChunkEvent.WRITTEN)
+        self.is_dirty = True
+
+    def find(self, chk: int, lblk: int, n_blocks: int) -> Reservation | None:
+        """The run that `reserve_run` set aside, whether still good or rolled back meanwhile."""
+        known: list[Reservation] = [*self._queues.get(chk, ()), *self._stale.get(chk, ())]
+        for reservation in known:
+            if reservation.lblk == lblk and reservation.end == lblk + n_blocks:
+                return reservation
+        return None
+
+    def drop(self, reservation: Reservation) -> list[Reservation]:
+        """Take a reservation back, with all above it, which are returned. A chunk opened for them is Free again."""
+        chk, queue = reservation.chk, self._queues.get(reservation.chk, [])
+        if reservation not in queue:
+            return []
+        at = queue.index(reservation)
+        victims = queue[at:] if reservation.is_ordered else [reservation]
+        queue[at : at + len(victims)] = []
+        if not queue:
+            del self._queues[chk]
+            if self.state(chk) == ChunkState.FREE:
+                self.unopen(chk)
+        return victims[1:]
+
+    def mark_stale(self, reservation: Reservation) -> None:
+        """Keep others off the blocks of a reservation that was rolled back behind its owner's back."""
+        self._stale.setdefault(reservation.chk, []).append(reservation)
+
+    def forget_stale(self, reservation: Reservation) -> None:
+        """The owner knows: it stores no more."""
+        stale = self._stale.get(reservation.chk)
+        if stale is not None and reservation in stale:
+            stale.remove(reservation)
+            if not stale:
+                del self._stale[reservation.chk]
+
+    def outstanding(self, chk: int) -> list[Reservation]:
+        """The reservations of a chunk, oldest first."""
+        return list(self._queues.get(chk, ()))
+
+    # ---- reset
+
+    def reset(self, chk: int) -> ChunkState:
+        """Reset a chunk that may be reset and has no reservations; Free, or Offline if that wore it out.
+
+        Its space comes back later. If the durable copy of the table holds data of the chunk, it takes no write until
+        the disk knows better (`needs_flush`).
+        """
+        shared = self._shared
+        if self.state(chk) == ChunkState.OPEN:
+            self.n_open -= 1
+            shared.n_open -= 1
+        was_free = self.state(chk) == ChunkState.FREE
+        self.readable[chk] = 0
+        if not self.is_random(chk):
+            self._words[chk * 4 + _WP] = 0
+        self.wear[chk] = resets = min(self.wear[chk] + 1, 0xFFFF_FFFF)
+        wli = wear_index(resets, self._pe_cycles)
+        self.table[chk * ENTRY_BYTES + 2] = wli
+        state = self._enter(chk, ChunkEvent.WORN_OUT if wli == 255 else ChunkEvent.RESET)
+        if state == ChunkState.OFFLINE:
+            self._words[chk * 4 + _WP] = WP_UNDEFINED
+            shared.stats.n_media_errors += 1
+        self.forget_written(chk)
+        shared.stats.n_resets += 1
+        self.is_dirty = True
+        if self._is_on_disk(chk):
+            self._fenced.add(chk)
+        elif not was_free:
+            self._spare(chk)
+        return state
+
+    def forget_written(self, chk: int) -> None:
+        """Clear the chunk's bits in the written map, if there is one."""
+        if self.written is not None:
+            first, last = self._written_range(chk, 0, self._clba)
+            self.written[first:last] = bytes(last - first)
+
+    def needs_flush(self, chk: int) -> bool:
+        """Whether a reset of the chunk is complete only after a flush of this shard."""
+        return chk in self._fenced
+
+    def _is_on_disk(self, chk: int) -> bool:
+        if self._flushed_states is None:
+            try:
+                payload = self.flushed.load()
+            except OSError:
+                payload = None
+            # An unreadable copy may say anything of the chunk.
+            n_bytes = len(self.table)
+            unknown = bytes([ChunkState.CLOSED]) * len(self.wear)
+            self._flushed_states = payload[:n_bytes:ENTRY_BYTES] if payload else unknown
+        copies = (self._flushed_states, self._in_flight)
+        return any(states is not None and states[chk] != ChunkState.FREE for states in copies)
+
+    # ---- durability
+
+    def payload(self) -> bytes:
+        """All that the durable copy holds: table, reset counts, written map."""
+        return bytes(self.table) + bytes(self.wear) + (bytes(self.written) if self.written is not None else b"")
+
+    def restore(self, payload: bytes) -> None:
+        """Take over what `payload` gave."""
+        n_table, n_wear = len(self.table), self.wear.nbytes
+        self.table[:] = payload[:n_table]
+        self.wear.cast("B")[:] = payload[n_table : n_table + n_wear]
+        if self.written is not None:
+            self.written[:] = payload[n_table + n_wear :]
+
+    def snapshot(self) -> Snapshot:
+        """What a flush shall make durable."""
+        self.is_dirty = False
+        payload = self.payload()
+        self._in_flight = payload[: len(self.table) : ENTRY_BYTES]
+        return Snapshot(self, payload, frozenset(self._fenced))
+
+    def settle(self, snapshot: Snapshot, *, is_durable: bool) -> None:
+        """A flush has ended. Failed: the shard cannot be made durable any more."""
+        if not is_durable:
+            self.has_failed = self.is_dirty = True
+            self._shared.stats.n_media_errors += 1
+            return
+        self._flushed_states, self._in_flight = self._in_flight, None
+        for chk in snapshot.fenced:
+            self._fenced.discard(chk)
+            self._spare(chk)
+
+    # ---- start
+
+    def sweep(self) -> None:
+        """Give back the space of all Free chunks that nobody uses: after an unclean stop it may still be allocated."""
+        spares, first = self._shared.spares, self.pu * len(self.wear)
+        start = -1
+        for chk in range(len(self.wear) + 1):
+            is_unused = (
+                chk < len(self.wear)
+                and self.table[chk * ENTRY_BYTES] == ChunkState.FREE
+                and not (chk in self._queues or chk in self._stale or chk in self._fenced or first + chk in spares)
+            )
+            if is_unused and start < 0:
+                start = chk
+            elif not is_unused and start >= 0:
+                try:
+                    libc.punch_hole(self.fd, start * self._chunk_bytes, (chk - start) * self._chunk_bytes)
+                except OSError:
+                    self._shared.stats.n_media_errors += 1
+                start = -1
+
+    def count_open(self, n_open: int) -> None:
+        """Note how many chunks the table holds open."""
+        self.n_open = n_open
+        self._shared.n_open += n_open
