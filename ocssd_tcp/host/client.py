@@ -9,6 +9,7 @@ fabrics commands; what I/O commands mean is `host.drive`'s. NVMe-oF 1.1, 3 and 4
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import uuid
@@ -86,7 +87,7 @@ class Connection:
         except TimeoutError as error:
             raise TransportError(f"no answer from {address}:{port} within {seconds:g} s") from error
         except OSError as error:
-            raise TransportError(f"cannot connect to {address}:{port}: {error.strerror or error}") from error
+            raise TransportError(f"cannot connect to {address}:{port}: {_reason(error)}") from error
 
     def submit(self, command: Command) -> asyncio.Future[Completion]:
         """Send a command, or queue it until there is room. Commands are sent in the order of these calls."""
@@ -134,7 +135,7 @@ class Connection:
                 self._loop.add_writer(self._sock, self._writable)
             return
         except OSError as error:
-            self._lose(TransportError(f"the connection was lost: {error.strerror or error}"))
+            self._lose(TransportError(f"the connection was lost: {_reason(error)}"))
             return
         if self._writing:
             self._writing = False
@@ -146,7 +147,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lose(TransportError(f"the connection was lost: {error.strerror or error}"))
+            self._lose(TransportError(f"the connection was lost: {_reason(error)}"))
             return
         if not n_bytes:
             self._lose(TransportError("the drive closed the connection"))
@@ -195,6 +196,12 @@ class Connection:
             self._lose(TransportError(f"no answer within {self._timeout:g} s"))
             return
         self._timer = self._loop.call_later(self._timeout / _TICKS, self._watch)
+
+
+def _reason(error: OSError) -> str:
+    # asyncio puts its own words into strerror; a name that does not resolve has no errno of the system's
+    known = error.errno is not None and not isinstance(error, socket.gaierror)
+    return os.strerror(error.errno or 0) if known else str(error.strerror or error)
 
 
 async def _dial(address: str, port: int) -> socket.socket:

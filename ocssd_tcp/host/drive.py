@@ -284,6 +284,8 @@ class Drive:
         try:
             return await execute(queue, command, _NAMES[opcode])
         except StatusError as error:
+            if opcode in _VECTOR:
+                error.bitmap = error.dw1 << 32 | error.dw0
             if command.data_in is not None and command.moved == len(command.data_in):
                 if opcode == Io.VECTOR_RESET:
                     error.data = np.frombuffer(command.data_in, CHUNK_DESCRIPTOR.dtype)
@@ -341,7 +343,7 @@ async def open_drive(
     nsid: int = 1,
     options: Options | None = None,
 ) -> Drive:
-    """Connect and open namespace `nsid`; `drive.controller.close()` ends it. `nqn`: found by discovery if there is only one subsystem."""
+    """Connect and open namespace `nsid`; `drive.controller.close()` ends it. `nqn`: if absent, the only one found."""
     nqn = nqn or await find_subsystem(address, port, options)
     controller = await Controller.connect(address, port, nqn, options)
     try:
@@ -359,6 +361,7 @@ _NAMES = {
     Io.VECTOR_READ: "Vector Chunk Read",
     Io.VECTOR_COPY: "Vector Chunk Copy",
 }
+_VECTOR = frozenset({Io.VECTOR_RESET, Io.VECTOR_WRITE, Io.VECTOR_READ, Io.VECTOR_COPY})
 
 
 def _as_list(slbas: Sequence[int] | int) -> Sequence[int]:

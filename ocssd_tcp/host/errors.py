@@ -41,8 +41,8 @@ class TransportError(HostError):
 class StatusError(HostError):
     """A command completed with an error status.
 
-    `status`: SCT << 8 | SC, with DNR in bit 14. `bitmap`: of a vector command, bit i is set where entry i failed.
-    `failed`: the same as list indexes. `dw0`, `dw1`: as completed. `data`: what came with the error, where the
+    `status`: SCT << 8 | SC, with DNR in bit 14. `bitmap`: of a vector command, bit i is set where entry i failed, else
+    0. `failed`: the same as list indexes. `dw0`, `dw1`: as completed. `data`: what came with the error, where the
     specification says that it is good (Read High ECC; the descriptors of a vector reset), else None.
     """
 
@@ -53,16 +53,12 @@ class StatusError(HostError):
         self.dw0 = dw0
         self.dw1 = dw1
         self.data = data
+        self.bitmap = 0
 
     @property
     def code(self) -> int:
         """SCT << 8 | SC without DNR: comparable with `wire.status.Status`."""
         return self.status & 0x7FF
-
-    @property
-    def bitmap(self) -> int:
-        """DW1 << 32 | DW0."""
-        return self.dw1 << 32 | self.dw0
 
     @property
     def failed(self) -> list[int]:
