@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ocssd_tcp.media.engine import Engine
 from ocssd_tcp.media.ops import Media
+from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.layouts import geometry_page
 from ocssd_tcp.wire.lba_list import FORMS, N_SLOTS
@@ -36,7 +37,9 @@ class Namespace:
     media: Media
     uuid: uuid.UUID
     counters: Counters = field(default_factory=Counters)
-    geometry_page: bytes = b""
+    geometry_page: bytes = field(init=False)
+    addresses: AddressMap = field(init=False)
 
     def __post_init__(self) -> None:
-        self.geometry_page = geometry_page(self.geometry, FORMS, N_SLOTS)
+        self.geometry_page = geometry_page(self.geometry, forms=FORMS, n_slots=N_SLOTS)
+        self.addresses = AddressMap(self.geometry)

@@ -40,6 +40,22 @@ class Command:
         "sqe_flags",
     )  # fmt: skip
 
+    opc: int
+    sqe_flags: int
+    cid: int
+    nsid: int
+    cdw2: int
+    cdw3: int
+    sgl_address: int
+    sgl_length: int
+    sgl_type: int
+    cdw10: int
+    cdw11: int
+    cdw12: int
+    cdw13: int
+    cdw14: int
+    cdw15: int
+
     def __init__(self, sqe: bytes) -> None:
         self.sqe = sqe
         (

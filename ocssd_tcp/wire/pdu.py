@@ -91,17 +91,17 @@ class Encoder:
     add. `alignment`: bytes, the receiver's (xPDA + 1) * 4.
     """
 
-    __slots__ = ("_alignment", "_flags", "data_digest", "header_digest")
+    __slots__ = ("_flags", "alignment", "data_digest", "header_digest")
 
     def __init__(self, *, header_digest: bool = False, data_digest: bool = False, alignment: int = 4) -> None:
         self.header_digest = header_digest
         self.data_digest = data_digest
-        self._alignment = alignment
+        self.alignment = alignment
         self._flags = PduFlag.HDGST if header_digest else 0
 
     def _aligned(self, hlen: int) -> int:
         end = hlen + (DIGEST_BYTES if self.header_digest else 0)
-        return -(-end // self._alignment) * self._alignment
+        return -(-end // self.alignment) * self.alignment
 
     def _finish(self, header: bytes, pdo: int = 0) -> bytes:
         if self.header_digest:

@@ -1,0 +1,151 @@
+"""The composition root: builds every object of a drive from the configuration, runs it, and takes it down again."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import secrets
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import structlog
+import uvloop
+
+from ocssd_tcp import __version__
+from ocssd_tcp.commands.context import Health, SubsystemConfig
+from ocssd_tcp.commands.namespace import Namespace
+from ocssd_tcp.config.schema import Config
+from ocssd_tcp.config.values import Address
+from ocssd_tcp.controller.directory import Directory
+from ocssd_tcp.media.engine import Engine
+from ocssd_tcp.media.store import Store, open_store
+from ocssd_tcp.transport.aio import Server, SocketOptions
+
+DRAIN_SECONDS = 0.5  #: for responses that are still in the queue when the daemon is told to end
+IDLE_SECONDS = 0.5  #: how often the media is asked whether it has housekeeping to do
+IDLE_STEP_SECONDS = 0.005  #: between two pieces of it
+
+Announce = Callable[[str, Sequence[Address]], None]
+log = structlog.get_logger("daemon")
+
+
+class ThreadSyncer:
+    """The media's `Syncer`: one thread in which fdatasync may take its time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._pool = ThreadPoolExecutor(1, "sync")
+
+    def run(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        """Run `work` in the thread, then `done` on the loop with what it raised."""
+
+        def ended(future: Future[None]) -> None:
+            self._loop.call_soon_threadsafe(done, future.exception())
+
+        self._pool.submit(work).add_done_callback(ended)
+
+    def close(self) -> None:
+        """Wait for what was begun."""
+        self._pool.shutdown()
+
+
+class Housekeeper:
+    """Gives the media time for what may not happen on the data path, a small piece at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, engines: Sequence[Engine]) -> None:
+        self._loop = loop
+        self._engines = engines
+        self._timer = loop.call_later(IDLE_SECONDS, self._step)
+
+    def _step(self) -> None:
+        more = False
+        for engine in self._engines:
+            if engine.wants_idle:
+                more = engine.idle() or more
+        self._timer = self._loop.call_later(IDLE_STEP_SECONDS if more else IDLE_SECONDS, self._step)
+
+    def close(self) -> None:
+        """Stop."""
+        self._timer.cancel()
+
+
+def run(config: Config, *, announce: Announce) -> int:
+    """Serve the drive until SIGTERM or SIGINT; the exit status.
+
+    `announce(nqn, addresses)` is called once hosts are accepted, with the ports that were chosen. StoreError: the
+    drive cannot be used. OSError: an address cannot be listened on (its `filename` is that address).
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, announce))
+
+
+async def _serve(config: Config, announce: Announce) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    target = config.target
+    server = Server(
+        SocketOptions(
+            in_capsule_bytes=target.in_capsule_bytes,
+            congestion=target.congestion,
+            poll_us=target.poll_us,
+            max_connections=target.max_controllers * (target.max_queues + 1) + 1024,
+        )
+    )
+    addresses = server.listen(target.listen)  # before the drive is touched: a port in use leaves no trace
+    syncer = ThreadSyncer(loop)
+    try:
+        store = open_store(
+            config.drive.path,
+            [namespace.geometry for namespace in config.namespaces],
+            [namespace.uuid for namespace in config.namespaces],
+            syncer=syncer,
+            keep_allocated=config.drive.keep_allocated,
+        )
+    except BaseException:
+        server.close_listeners()
+        syncer.close()
+        raise
+    try:
+        nqn = target.nqn or f"nqn.2014-08.org.nvmexpress:uuid:{store.uuid}"
+        directory = _directory(config, nqn, store, addresses, loop.time())
+        housekeeper = Housekeeper(loop, store.engines)
+        server.start(directory)
+        gc.collect()
+        gc.freeze()
+        log.info("drive is open", path=str(config.drive.path), nqn=nqn, listening=[str(a) for a in addresses])
+        announce(nqn, addresses)
+        await stopping.wait()
+        log.info("drive is closing")
+        housekeeper.close()
+        await server.stop(DRAIN_SECONDS)
+    finally:
+        syncer.close()
+        store.close()
+    log.info("drive is closed")
+    return 0
+
+
+def _directory(config: Config, nqn: str, store: Store, addresses: Sequence[Address], now: float) -> Directory:
+    """The subsystem with its namespaces, nsid 1 on."""
+    target, drive = config.target, config.drive
+    namespaces = [
+        Namespace(nsid, engine.geometry, engine, engine, engine.uuid) for nsid, engine in enumerate(store.engines, 1)
+    ]
+    subsystem = SubsystemConfig(
+        nqn=nqn,
+        serial=drive.serial,
+        model=drive.model,
+        firmware=__version__,
+        allowed_hosts=target.allowed_hosts,
+        max_queues=target.max_queues,
+        queue_entries=target.queue_entries,
+        max_controllers=target.max_controllers,
+        in_capsule_bytes=target.in_capsule_bytes,
+        mdts=target.mdts,
+        listeners=addresses,
+        advertise=target.advertise,
+    )
+    return Directory(subsystem, namespaces, health=Health(started=now), first_cntlid=1 + secrets.randbelow(0xFFEF))
