@@ -260,7 +260,8 @@ class Engine:
                 op.bitmap = entry_bits(0, sum(extent.n_blocks for extent in op.extents))
             op.done(op)
 
-        self._flusher.request({self._shards[extent.chunk // self._num_chk] for extent in op.extents}, durable)
+        written = op.destinations or op.extents
+        self._flusher.request({self._shards[extent.chunk // self._num_chk] for extent in written}, durable)
 
     # ---- reset
 
@@ -342,23 +343,27 @@ class Engine:
         """
         if self._unswept:
             self._unswept.pop().sweep()
-        elif len(self._shared.spares) > self._keep_allocated:
-            self._release_oldest()
+        elif not self.wants_idle or not self._release_oldest():
+            return False
         return self.wants_idle
 
-    def _release_oldest(self) -> None:
+    def _release_oldest(self) -> bool:
         spares = self._shared.spares
         chunk = next(iter(spares))
         del spares[chunk]
         pu, chk = divmod(chunk, self._num_chk)
-        if not self._shards[pu].release(chk):
-            spares[chunk] = None
+        if self._shards[pu].release(chk):
+            return True
+        spares[chunk] = None
+        return False
 
     def close(self) -> bool:
         """Refuse what comes, make everything durable, give spare space back. False if the disk refused."""
         self._handlers = [self._refuse] * len(OpKind)
         self._shard_at = [None] * len(self._shard_at)
         is_durable = self._flusher.close(self._shards)
+        for shard in self._unswept:
+            shard.sweep()
         for _ in range(len(self._shared.spares)):
             self._release_oldest()
         return is_durable

@@ -57,19 +57,23 @@ class FlushedCopy:
 
     def load(self) -> bytes | None:
         """The newest valid table; None if neither half is whole. OSError if the file cannot be read."""
+        newest = self._newest()
+        return newest[1] if newest is not None else None
+
+    def _newest(self) -> tuple[int, bytes] | None:
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             halves = [found for half in (0, 1) if (found := self._get(fd, half)) is not None]
         finally:
             os.close(fd)
-        self._generation, payload = max(halves, default=(0, None))
-        return payload
+        return max(halves, default=None)
 
     def store(self, payload: bytes) -> None:
-        """Write `payload` over the older half and wait until it is durable. OSError."""
+        """Write `payload` over the older half and wait until it is durable. OSError. One thread at a time."""
         if self._generation is None:
-            self.load()
-        generation = (self._generation or 0) + 1
+            newest = self._newest()
+            self._generation = newest[0] if newest is not None else 0
+        generation = self._generation + 1
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             self._put(fd, generation, payload)

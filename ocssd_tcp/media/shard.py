@@ -437,17 +437,21 @@ class PuShard:
         return chk in self._fenced
 
     def _is_on_disk(self, chk: int) -> bool:
+        if self.has_failed:
+            return True
+        copies = (self.flushed_states(), self._in_flight)
+        return any(states is not None and states[chk] != ChunkState.FREE for states in copies)
+
+    def flushed_states(self) -> bytes:
+        """CS of every chunk as the durable copy has it; where that cannot be read, it may hold data of any."""
         if self._flushed_states is None:
             try:
                 payload = self.flushed.load()
             except OSError:
                 payload = None
-            # An unreadable copy may say anything of the chunk.
-            n_bytes = len(self.table)
             unknown = bytes([ChunkState.CLOSED]) * len(self.wear)
-            self._flushed_states = payload[:n_bytes:ENTRY_BYTES] if payload else unknown
-        copies = (self._flushed_states, self._in_flight)
-        return any(states is not None and states[chk] != ChunkState.FREE for states in copies)
+            self._flushed_states = payload[: len(self.table) : ENTRY_BYTES] if payload else unknown
+        return self._flushed_states
 
     # ---- durability
 

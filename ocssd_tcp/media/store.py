@@ -349,9 +349,21 @@ class _Opening:
             if is_new_boot:
                 self._restore(shard)
             self._check(shard, is_clean=superblock.is_clean)
-            shard.is_dirty = not superblock.is_clean
+            if not superblock.is_clean:
+                shard.is_dirty = True
+                self._settle_resets(shard)
         if is_new_boot:
             self._namespace.sync_tables()
+
+    @staticmethod
+    def _settle_resets(shard: PuShard) -> None:
+        """Make resets durable that a kill cut off, before their chunks are written again. OSError."""
+        is_free = entries_of(shard.table)["cs"] == ChunkState.FREE
+        is_free_on_disk = np.frombuffer(shard.flushed_states(), np.uint8) == ChunkState.FREE
+        if (is_free & ~is_free_on_disk).any():
+            snapshot = shard.snapshot()
+            snapshot.store()
+            snapshot.settle(is_durable=True)
 
     @staticmethod
     def _restore(shard: PuShard) -> None:

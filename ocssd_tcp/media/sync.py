@@ -6,6 +6,7 @@ job runs at a time, and requests that arrive meanwhile share the next.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
@@ -52,6 +53,7 @@ class Flusher:
         self._syncer = syncer
         self._waiting: list[_Request] = []
         self._is_running = False
+        self._is_closed = False
         #: held by the job that writes, so that closing the drive waits for it
         self._writing = threading.Lock()
 
@@ -65,6 +67,10 @@ class Flusher:
         batch, self._waiting = self._waiting, []
         if not batch:
             return
+        if self._is_closed:
+            for request in batch:
+                request.done(False)
+            return
         shards = frozenset[PuShard]().union(*(request.shards for request in batch))
         snapshots = [shard.snapshot() for shard in shards if shard.is_dirty and not shard.has_failed]
         if not snapshots:
@@ -73,6 +79,9 @@ class Flusher:
 
         def work() -> None:
             with self._writing:
+                if self._is_closed:
+                    # The drive may be another process's by now.
+                    raise OSError(errno.EBADF, "the drive was closed")
                 for snapshot in snapshots:
                     snapshot.store()
 
@@ -94,7 +103,7 @@ class Flusher:
     def close(self, shards: Iterable[PuShard]) -> bool:
         """Wait for the job that is being written, then make `shards` durable here. False if the disk refused."""
         with self._writing:
-            pass
+            self._is_closed = True
         outcome: list[bool] = []
         inline = Flusher(InlineSyncer())
         inline.request(shards, outcome.append)
