@@ -29,10 +29,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     fixtures = getattr(item, "funcargs", {})
     if report.failed and "drive" in fixtures:
-        report.sections.append(("the daemon", fixtures["drive"].log.read_text()[-3000:]))
+        report.sections.append(("the daemon", fixtures["drive"].log.read_text()[-1500:]))
     if report.failed and "guest" in fixtures:
         with suppress(GuestError, OSError):  # the guest itself may be what failed
-            report.sections.append(("the guest's kernel", fixtures["guest"].dmesg()[-3000:]))
+            report.sections.append(("the guest's kernel", fixtures["guest"].dmesg()[-1500:]))
     return report
 
 
