@@ -213,7 +213,9 @@ def test_shutdown_of_the_target_closes_everything() -> None:
     host, discovering = live(target), live_discovery(target)
     host.connect(1)
     target.directory.shutdown(target.now)
-    assert host.connections[0].closed and host.connections[1].closed and discovering.connections[0].closed
+    assert host.connections[0].closed
+    assert host.connections[1].closed
+    assert discovering.connections[0].closed
     assert target.directory.next_deadline() is None
 
 

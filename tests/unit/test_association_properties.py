@@ -85,7 +85,8 @@ def test_enable_makes_ready_and_disable_ends_the_io_queues() -> None:
     host.connect(1)
     host.set_property(Property.CC, ENABLE & ~1)
     assert csts(host) == 0
-    assert host.connections[1].closed and not host.connections[0].closed
+    assert host.connections[1].closed
+    assert not host.connections[0].closed
     host.set_property(Property.CC, ENABLE)
     assert host.connect(1).status == Status.SUCCESS
 
