@@ -319,7 +319,7 @@ class Drive:
             raise UsageError("data must be contiguous")
         view = view.cast("B")
         found, rest = divmod(len(view), self.block_bytes)
-        if rest or not found or found != (found if n_blocks is None else n_blocks):
+        if rest or (not found if n_blocks is None else found != n_blocks):
             expected = "a whole number of blocks" if n_blocks is None else f"{n_blocks} blocks"
             raise UsageError(f"{len(view)} bytes of data: expected {expected} of {self.block_bytes} bytes")
         return view
