@@ -101,9 +101,9 @@ class Connection:
             self._send(command)
         return future
 
-    def close(self) -> None:
-        """Close the socket; what is outstanding fails."""
-        self._lose(TransportError("the connection was closed"))
+    def close(self, why: TransportError | None = None) -> None:
+        """Close the socket; what is outstanding fails, with `why` if given."""
+        self._lose(why or TransportError("the connection was closed"))
 
     # --- socket -------------------------------------------------------------------------------
 
@@ -352,7 +352,7 @@ class Controller:
         except BaseException:
             queue.close()
             raise
-        queue.lost.add_done_callback(lambda _: self._abandon())
+        queue.lost.add_done_callback(lambda lost: self._abandon(lost.result()))
         return queue
 
     async def _connect(self, queue: Connection, qid: int, entries: int) -> None:
@@ -407,17 +407,17 @@ class Controller:
             await asyncio.sleep(seconds)
             try:
                 await execute(self.admin_queue, Command(sqe(Admin.KEEP_ALIVE), control=True), "Keep Alive")
-            except HostError:
-                self._abandon()
+            except HostError as error:
+                self._abandon(TransportError(str(error)))
                 return
 
-    def _abandon(self) -> None:
-        """Close whatever is open, without a word."""
+    def _abandon(self, why: TransportError | None = None) -> None:
+        """Close whatever is open, without a word to the drive."""
         if self._keeper is not None:
             self._keeper.cancel()
         for queue in [getattr(self, "admin_queue", None), *self.io_queues]:
             if queue is not None:
-                queue.close()
+                queue.close(why)
 
     # --- commands -----------------------------------------------------------------------------
 

@@ -174,7 +174,8 @@ async def test_a_refused_keep_alive_closes_every_queue() -> None:
 
     with FakeTarget(script=script).running() as target:
         async with await connected(target, kato_ms=20) as controller:
-            await asyncio.wait_for(controller.io_queues[0].lost, 10)
+            why = await asyncio.wait_for(controller.io_queues[0].lost, 10)
+            assert str(why) == "Keep Alive: Invalid Field in Command (0/02h, do not retry)"
 
 
 @contextmanager
