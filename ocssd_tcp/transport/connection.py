@@ -180,6 +180,8 @@ class TargetConnection:
         if kind not in _LEGAL[self.phase]:
             raise self._fatal(Fes.SEQUENCE_ERROR, 0, f"PDU type {kind:#x} out of sequence", view, position, frame)
         if kind == PduType.H2C_DATA:
+            if end - position < frame.data_offset:
+                return 0
             self._begin_fill(frame, view, position)
             return frame.data_offset
         if end - position < frame.plen:
@@ -345,8 +347,11 @@ class TargetConnection:
         return FatalTransportError(fes, fei, why, bytes(view[position : position + min(hlen, frame.header_end)]))
 
     def _terminate(self, error: FatalTransportError) -> None:
-        """Send C2HTermReq, drop the queue, and wait for the peer's FIN."""
+        """Send C2HTermReq, drop the queue, and wait for the peer's FIN. A TermReq is never answered with a TermReq."""
         log.warning("host broke NVMe/TCP", peer=self.peer, fes=error.fes.name, fei=error.fei, why=str(error))
+        if error.header[:1] == bytes([PduType.H2C_TERM_REQ]):
+            self._closed("the host sent a malformed H2CTermReq")
+            return
         self._drop()
         self.tx.copy(term_req(PduType.C2H_TERM_REQ, error.fes, error.fei, error.header))
         self.phase = Phase.TERMINATING
