@@ -12,9 +12,7 @@ from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.layouts import ChunkDescriptor, parse_chunk_descriptors
 
 #: Two parallel units of four chunks of sixteen blocks, the smallest drive on which every rule shows.
-TINY = Geometry(
-    num_grp=1, num_pu=2, num_chk=4, clba=16, block_bytes=512, ws_min=4, ws_opt=4, mw_cunits=8, pe_cycles=0
-)
+TINY = Geometry(num_grp=1, num_pu=2, num_chk=4, clba=16, block_bytes=512, ws_min=4, ws_opt=4, mw_cunits=8, pe_cycles=0)
 
 #: No count is a power of two, and blocks carry metadata.
 ODD = Geometry(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ocssd_tcp.media.admission import Admission, Admissions, RefusalError, entry_bits
 from ocssd_tcp.media.chunk import reset_refusals
@@ -18,6 +19,10 @@ from ocssd_tcp.media.shard import PuShard, Shared, Stats
 from ocssd_tcp.media.sync import Flusher, Syncer
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR, ChunkState
+
+
+#: A run of blocks for the batch processor: address chunk, lblk, n_blocks.
+Run: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,34 @@ class Engine:
         """
         shard = self._shard_at[address_chunk >> self._chk_len]
         return shard is not None and shard.commit_run(address_chunk & self._chk_mask, lblk, n_blocks)
+
+    def reserve_runs(self, runs: Sequence[Run]) -> list[int]:
+        """As `reserve_run`, for several runs (address chunk, lblk, n_blocks) that come and go together.
+
+        None of their chunks may have a write under way, so that all of them can land as soon as the data are complete.
+        An empty list: not such writes, nothing changed.
+        """
+        places: list[int] = []
+        for address_chunk, lblk, n_blocks in runs:
+            shard = self._shard_at[address_chunk >> self._chk_len] if address_chunk < self.n_address_chunks else None
+            chk = address_chunk & self._chk_mask
+            place = 0
+            if shard is not None and chk < self._num_chk and shard.is_idle(chk):
+                place = shard.reserve_run(chk, lblk, n_blocks)
+            if not place:
+                for run in runs[: len(places)]:
+                    self.abort_run(*run)
+                return []
+            places.append(place)
+        return places
+
+    def commit_runs(self, runs: Sequence[Run]) -> bool:
+        """Commit what `reserve_runs` set aside, all or nothing. False: submit a COMMIT for each, its one extent."""
+        for address_chunk, lblk, n_blocks in runs:
+            shard = self._shard_at[address_chunk >> self._chk_len]
+            if shard is None or not shard.holds_only(address_chunk & self._chk_mask, lblk, n_blocks):
+                return False
+        return all(self.commit_run(*run) for run in runs)
 
     def abort_run(self, address_chunk: int, lblk: int, n_blocks: int) -> None:
         """Roll back a run that `reserve_run` set aside, and all reserved above it. Its owner stores no more."""

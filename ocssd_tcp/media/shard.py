@@ -240,15 +240,19 @@ class PuShard:
 
     def commit_run(self, chk: int, lblk: int, n_blocks: int) -> bool:
         """Commit what `reserve_run` set aside, if it is alone in its chunk. False: nothing changed."""
-        queue = self._queues.get(chk)
-        if queue is None or len(queue) != 1:
-            return False
-        head = queue[0]
-        if head.lblk != lblk or head.end != lblk + n_blocks or head.admission is not None:
+        if not self.holds_only(chk, lblk, n_blocks):
             return False
         del self._queues[chk]
         self._advance(chk, lblk + n_blocks)
         return True
+
+    def holds_only(self, chk: int, lblk: int, n_blocks: int) -> bool:
+        """Whether a run that `reserve_run` set aside is the only write under way in its chunk."""
+        queue = self._queues.get(chk)
+        if queue is None or len(queue) != 1:
+            return False
+        head = queue[0]
+        return head.lblk == lblk and head.end == lblk + n_blocks and head.admission is None
 
     def _advance(self, chk: int, wp: int) -> None:
         words = self._words

@@ -75,12 +75,14 @@ class Store:
         if not self._is_open:
             return
         self._is_open = False
-        for engine, namespace in zip(self.engines, self._namespaces, strict=True):
-            with contextlib.suppress(OSError):
-                if engine.close():
-                    namespace.sync_tables()
-                    namespace.mark(is_clean=True)
-        self.abandon()
+        try:
+            for engine, namespace in zip(self.engines, self._namespaces, strict=True):
+                with contextlib.suppress(OSError):
+                    if engine.close():
+                        namespace.sync_tables()
+                        namespace.mark(is_clean=True)
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Let the drive go as a killed process would: nothing is flushed, the namespaces stay marked unclean."""

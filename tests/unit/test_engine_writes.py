@@ -369,7 +369,16 @@ def test_the_log_is_the_tables_in_order_at_any_offset(tmp_path: Path) -> None:
     assert [int.from_bytes(whole[at + 8 : at + 16], "little") for at in range(0, len(whole), 32)] == [
         engine.addresses.lba(chunk) for chunk in range(ODD.n_chunks)
     ]
-    for offset, length in [(0, len(whole)), (4, 8), (100, 400), (160, 160), (1436, 8), (1436, 999), (1440, 4), (9999, 4)]:
+    for offset, length in [
+        (0, len(whole)),
+        (4, 8),
+        (100, 400),
+        (160, 160),
+        (1436, 8),
+        (1436, 999),
+        (1440, 4),
+        (9999, 4),
+    ]:
         assert b"".join(engine.log_pieces(offset, length)) == whole[offset : offset + length]
     store.close()
 
