@@ -119,7 +119,7 @@ def announcer(config: Config) -> Callable[[str, Sequence[Address]], None]:
             f"{config.drive.path}: {capacity / (1 << 30):.1f} GiB, {len(config.namespaces)} namespace(s), "
             f"listening on {listening}\n"
             f"  from a Linux host:       nvme connect -t tcp -a {near.host} -s {near.port} -n {shlex.quote(nqn)}\n"
-            f"  without kernel or root:  ocssd info {near}"
+            f"  without kernel or root:  ocssd info -a {near}"
         )
 
     return announce

@@ -7,8 +7,9 @@ readable event, no transports, no tasks. Sending goes through writev(2) on the w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
-import errno
+import functools
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,7 @@ class SocketOptions:
 class Peer:
     """A connection and its socket."""
 
-    __slots__ = ("_fd", "_loop", "_reading", "_recv_into", "_server", "connection", "sock", "writing")
+    __slots__ = ("_fd", "_loop", "_reading", "_recv_into", "_server", "_writev", "connection", "sock", "writing")
 
     def __init__(self, server: Server, sock: socket.socket, connection: TargetConnection) -> None:
         self._server = server
@@ -62,6 +63,7 @@ class Peer:
         self.sock = sock
         self._fd = sock.fileno()
         self._recv_into = sock.recv_into
+        self._writev = functools.partial(_writev, self._fd)
         self.connection = connection
         self._reading = False
         self.writing = False
@@ -99,15 +101,6 @@ class Peer:
             server.rearm()
         if server.poll_seconds:
             server.poll(now)
-
-    def _writev(self, address: int, count: int) -> int:
-        sent: int = _writev(self._fd, address, count)
-        if sent < 0:
-            code = ctypes.get_errno()
-            if code in (errno.EAGAIN, errno.EINTR):
-                return 0
-            raise OSError(code, os.strerror(code))
-        return sent
 
     def flush(self) -> None:
         """Send what is queued; while the socket takes no more, nothing is received."""
@@ -165,6 +158,7 @@ class Server:
         self._rx = RxBuffer()
         self._listeners: list[socket.socket] = []
         self._peers: dict[TargetConnection, Peer] = {}
+        self._all_gone: asyncio.Event | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._directory_timer: asyncio.TimerHandle | None = None
         self._poll_until = 0.0
@@ -250,6 +244,8 @@ class Server:
     def forget(self, peer: Peer) -> None:
         """A peer's socket has been closed."""
         self._peers.pop(peer.connection, None)
+        if self._all_gone is not None and not self._peers:
+            self._all_gone.set()
 
     # --- time ---------------------------------------------------------------------------------------------
 
@@ -299,11 +295,15 @@ class Server:
         self.close_listeners()
         if self._directory is not None:
             self._directory.shutdown(self.now())
-        end = self.loop.time() + seconds
-        while any(peer.writing for peer in self._peers.values()) and self.loop.time() < end:
-            await asyncio.sleep(0.01)
         for peer in list(self._peers.values()):
-            peer.abandon("the drive is shutting down")
+            if not peer.writing:
+                peer.abandon("the drive is shutting down")
+        if self._peers:
+            self._all_gone = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_gone.wait(), seconds)
+        for peer in list(self._peers.values()):
+            peer.abandon("the host did not take its answers in time")
         for timer in (self._sweeper, self._directory_timer):
             if timer is not None:
                 timer.cancel()

@@ -13,11 +13,12 @@ into an array of struct iovec, so that no object exists per block. All state liv
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ocssd_tcp.commands.namespace import Namespace
-from ocssd_tcp.transport.transfer import RunTransfer
-from ocssd_tcp.transport.txqueue import IOV_BYTES, pack_iov
+from ocssd_tcp.media.engine import Run
+from ocssd_tcp.transport.transfer import RunTransfer, Transfer
+from ocssd_tcp.transport.txqueue import IOV_BYTES, pack_iov, pack_two_iovs
 from ocssd_tcp.wire.digest import DIGEST_BYTES, crc32c
 from ocssd_tcp.wire.lba_list import progression, unpack_lbas
 from ocssd_tcp.wire.opcodes import MAX_VECTOR_LBAS, Io, ListForm, SglType
@@ -40,12 +41,14 @@ RESPONSE = struct.Struct("<QQHHHH")
 _PSDT_SGL = 0x4000
 _READ = Io.READ | _PSDT_SGL
 _WRITE = Io.WRITE | _PSDT_SGL
+_WRITES = (_WRITE, Io.VECTOR_WRITE | _PSDT_SGL)
 _READS = (_READ, Io.VECTOR_READ | _PSDT_SGL)
 _FUA = 1 << 30
 _IN_CAPSULE, _TRANSPORT = int(SglType.IN_CAPSULE), int(SglType.TRANSPORT)
 _PROGRESSION, _CAPSULE_LIST = int(ListForm.PROGRESSION), int(ListForm.CAPSULE)
 _H2C_DATA = int(PduType.H2C_DATA)
 _LIST_PIECES = MAX_VECTOR_LBAS + 4
+_FITS = 250  #: PDUs whose answers an empty send queue always has room for
 
 _u32 = struct.Struct("<I").unpack_from
 _u64 = struct.Struct("<Q").unpack_from
@@ -78,6 +81,27 @@ class PlainNamespace:
         self.readable = engine.readable
         self.address = engine.address
 
+    def count_reads(self, n_reads: int, n_blocks: int) -> None:
+        """Count reads that have been answered."""
+        self.counters.reads += n_reads
+        self.counters.blocks_read += n_blocks
+
+
+def _runs_of(space: PlainNamespace, lbas: Sequence[int]) -> list[Run]:
+    """A list cut into runs of adjacent LBAs of one chunk each; empty if some LBA is outside the address space."""
+    lbk_len, lbk_mask = space.lbk_len, space.lbk_mask
+    runs: list[Run] = []
+    first = following = lbas[0]
+    for lba in (*lbas, -1):
+        if lba == following and (lba & lbk_mask or lba == first):
+            following += 1
+            continue
+        if first >= space.nsze:
+            return []
+        runs.append((first >> lbk_len, first & lbk_mask, following - first))
+        first, following = lba, lba + 1
+    return runs
+
 
 def _pack_runs(space: PlainNamespace, lbas: Sequence[int], words: bytearray, piece: int) -> int:
     """Pack where the blocks of a list are, a piece per run, from byte `piece` of `words` on; the end, 0 if some block
@@ -101,19 +125,20 @@ def _pack_runs(space: PlainNamespace, lbas: Sequence[int], words: bytearray, pie
     return piece
 
 
-def _append(space: PlainNamespace, lba: int, data: memoryview) -> bool:
+def _append(space: PlainNamespace, run: Run, data: memoryview) -> bool:
     """Write blocks that came in the capsule; False: not a plain append, and nothing changed."""
-    chunk, lblk = lba >> space.lbk_len, lba & space.lbk_mask
-    n_blocks = len(data) // space.stride
-    place = space.engine.reserve_run(chunk, lblk, n_blocks)
+    engine = space.engine
+    place = engine.reserve_run(*run)
     if not place:
         return False
     offset = place - space.memory.base
     space.memory.view[offset : offset + len(data)] = data
-    if space.engine.commit_run(chunk, lblk, n_blocks):
-        return True
-    space.engine.abort_run(chunk, lblk, n_blocks)
-    return False
+    if not engine.commit_run(*run):
+        engine.abort_run(*run)
+        return False
+    space.counters.writes += 1
+    space.counters.blocks_written += run[2]
+    return True
 
 
 def _list(
@@ -136,7 +161,7 @@ class BatchProcessor:
 
     __slots__ = (
         "_association", "_connection", "_data_header", "_data_tail", "_h2c_header", "_in_capsule", "_max_transfer",
-        "_outstanding", "_queue", "_r2t_header", "_resp_header", "_responder", "_spaces", "_tail", "_tx",
+        "_namespaces", "_outstanding", "_queue", "_r2t_header", "_resp_header", "_responder", "_spaces", "_tail", "_tx",
         "_with_data", "_without_data",
     )  # fmt: skip
 
@@ -148,11 +173,15 @@ class BatchProcessor:
         return cls(connection, queue, in_capsule_bytes, connection.executor.outstanding)
 
     def __init__(
-        self, connection: TargetConnection, queue: QueuePair, in_capsule_bytes: int, outstanding: dict[int, Any]
+        self,
+        connection: TargetConnection,
+        queue: QueuePair,
+        in_capsule_bytes: int,
+        outstanding: dict[int, Transfer | None],
     ) -> None:
         encoder = connection.encoder
-        hdgst = int(PduFlag.HDGST) if encoder.header_digest else 0
-        ddgst = int(PduFlag.DDGST) if encoder.data_digest else 0
+        hdgst = PduFlag.HDGST.value if encoder.header_digest else 0
+        ddgst = PduFlag.DDGST.value if encoder.data_digest else 0
         self._tail = tail = DIGEST_BYTES if hdgst else 0
         self._data_tail = DIGEST_BYTES if ddgst else 0
         self._connection = connection
@@ -165,45 +194,56 @@ class BatchProcessor:
         self._max_transfer = queue.association.subsystem.max_transfer or (1 << 32)
         self._without_data = common_header(PduType.CAPSULE_CMD, hdgst, 72, 0) | (72 + tail) << 32
         self._with_data = common_header(PduType.CAPSULE_CMD, hdgst | ddgst, 72, 72 + tail)
-        success = 0 if queue.flow_control else int(PduFlag.SUCCESS)
-        self._data_header = common_header(PduType.C2H_DATA, hdgst | ddgst | PduFlag.LAST | success, 24, 24 + tail)
+        success = 0 if queue.flow_control else PduFlag.SUCCESS.value
+        self._data_header = common_header(PduType.C2H_DATA, hdgst | ddgst | PduFlag.LAST.value | success, 24, 24 + tail)
         self._resp_header = common_header(PduType.CAPSULE_RESP, hdgst, 24, 0) | (24 + tail) << 32
-        self._h2c_header = common_header(PduType.H2C_DATA, hdgst | ddgst | PduFlag.LAST, 24, 24 + tail)
+        self._h2c_header = common_header(PduType.H2C_DATA, hdgst | ddgst | PduFlag.LAST.value, 24, 24 + tail)
         self._r2t_header = common_header(PduType.R2T, hdgst, 24, 0) | (24 + tail) << 32
-        self._spaces = {
-            nsid: PlainNamespace(namespace)
-            for nsid, namespace in queue.association.namespaces.items()
-            if namespace.media is namespace.engine
-        }
+        self._namespaces = queue.association.namespaces
+        self._spaces: dict[int, PlainNamespace] = {}
+
+    def _space(self, nsid: int) -> PlainNamespace | None:
+        """An active namespace without filters around its media; None if it is none, or not that any more."""
+        namespace, space = self._namespaces.get(nsid), self._spaces.get(nsid)
+        if namespace is None or namespace.media is not namespace.engine:
+            return None
+        if space is None or space.namespace is not namespace:
+            space = self._spaces[nsid] = PlainNamespace(namespace)
+        return space
 
     def process(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
         """Handle plain PDUs of `data[position:end]`; the offset of the first that is not plain or not complete."""
         association = self._association
         if not association.enabled:
             return position
-        outstanding, tx, queue, spaces = self._outstanding, self._tx, self._queue, self._spaces
+        outstanding, tx, queue = self._outstanding, self._tx, self._queue
         flow_control, sqhd, entries = queue.flow_control, queue.sqhd, queue.entries
         without_data, with_data, data_header = self._without_data, self._with_data, self._data_header
         resp_header, tail, data_tail = self._resp_header, self._tail, self._data_tail
         header_bytes, pdu_bytes, max_transfer = 72 + tail, 24 + tail, self._max_transfer
         unpack, pack_data, pack_resp = CAPSULE.unpack_from, DATA.pack_into, RESPONSE.pack_into
         completed = 0
+        write_cache = association.volatile_write_cache
         room = entries - self._responder.n_completed - len(outstanding)
 
         # The most that the buffer can ask for: four pieces a PDU, and headers with their digests.
         most = min((end - position) // 24, room) + 1
-        tx.reserve(most * 4, most * 64)
+        if most > _FITS or tx.n:
+            tx.reserve(most * 4, most * 64)
         words, arena, arena_base = tx.words, tx.arena, tx.arena_base
         at, used, n_bytes = tx.n * IOV_BYTES, tx.used, tx.n_bytes
         arena_view = memoryview(arena) if tail else view
         joined = -1  # where in the arena the last piece ends, if it is one of the arena
-        last_nsid = 0
+        last_nsid = n_reads = n_blocks_read = 0
         space: PlainNamespace | None = None
 
         while end - position >= 24:
             if data[position] == _H2C_DATA:
                 after = self._h2c_data(data, view, position, end)
                 if not after:
+                    break
+                if self._connection.fills:  # its data is still arriving
+                    position = after
                     break
                 cid = data[position + 8] | data[position + 9] << 8
             else:
@@ -230,7 +270,10 @@ class BatchProcessor:
                 if cid in outstanding:
                     break
                 if nsid != last_nsid:
-                    space, last_nsid = spaces.get(nsid), nsid
+                    if space is not None:
+                        space.count_reads(n_reads, n_blocks_read)
+                        n_reads = n_blocks_read = 0
+                    space, last_nsid = self._space(nsid), nsid
                 if space is None or cdw12 & _FUA:
                     break
                 n_blocks = (cdw12 & 0xFFFF) + 1
@@ -241,31 +284,30 @@ class BatchProcessor:
                 if opcode in _READS:
                     if sgl_type != _TRANSPORT or length != sgl_length:
                         break
-                    piece = at + IOV_BYTES  # the header's words come first, and are filled in last
                     if opcode == _READ or (not cdw13 and n_blocks == 1 and not cdw2 and not cdw14):
                         if n_capsule or lba >= space.nsze:
                             break
-                        chunk = lba >> space.lbk_len
-                        lblk = lba & space.lbk_mask
+                        chunk, lblk = lba >> space.lbk_len, lba & space.lbk_mask
                         if lblk + n_blocks > space.readable[chunk]:
                             break
-                        pack_iov(words, piece, space.address[chunk] + lblk * space.stride, length)
-                        piece += IOV_BYTES
+                        address = space.address[chunk] + lblk * space.stride
+                        pack_two_iovs(words, at, arena_base + used, pdu_bytes, address, length)
+                        piece = at + 2 * IOV_BYTES
                     else:
-                        if at + _LIST_PIECES * IOV_BYTES > len(words):
+                        if at + (_LIST_PIECES + most * 4) * IOV_BYTES > len(words):
                             tx.n = at // IOV_BYTES
                             tx.reserve(_LIST_PIECES + most * 4, 0)
                             words = tx.words
                         lbas = _list(data, capsule_at, n_capsule, n_blocks, lba, cdw2, cdw13, cdw14)
                         if lbas is None:
                             break
-                        piece = _pack_runs(space, lbas, words, piece)
+                        piece = _pack_runs(space, lbas, words, at + IOV_BYTES)
                         if not piece:
                             break
+                        pack_iov(words, at, arena_base + used, pdu_bytes)
                     pack_data(arena, used, data_header | length + pdu_bytes + data_tail << 32, cid, 0, 0, length)
                     if tail:
                         _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
-                    pack_iov(words, at, arena_base + used, pdu_bytes)
                     used += pdu_bytes
                     n_bytes += pdu_bytes + length
                     joined = -1
@@ -277,27 +319,33 @@ class BatchProcessor:
                         n_bytes += 4
                         joined = used
                     at = piece
-                    counters = space.counters
-                    counters.reads += 1
-                    counters.blocks_read += n_blocks
+                    n_reads += 1
+                    n_blocks_read += n_blocks
                     room -= 1
                     position = after
                     if not flow_control:
                         completed += 1
                         continue
-                elif opcode == _WRITE:
-                    if length != sgl_length or lba >= space.nsze or not association.volatile_write_cache:
+                elif opcode in _WRITES:
+                    if length != sgl_length or not write_cache:
                         break
-                    if n_capsule:
-                        if sgl_type != _IN_CAPSULE or n_capsule != length or _u64(data, position + 32)[0]:
+                    if opcode == _WRITE or (not cdw13 and n_blocks == 1 and not cdw2 and not cdw14):
+                        if lba >= space.nsze or (n_capsule and sgl_type != _IN_CAPSULE):
                             break
-                        if not _append(space, lba, view[capsule_at : capsule_at + length]):
+                        runs = [(lba >> space.lbk_len, lba & space.lbk_mask, n_blocks)]
+                    else:
+                        lbas = _list(data, capsule_at, n_capsule, n_blocks, lba, cdw2, cdw13, cdw14)
+                        runs = _runs_of(space, lbas) if lbas is not None and sgl_type == _TRANSPORT else []
+                        if not runs:
                             break
-                        space.counters.writes += 1
-                        space.counters.blocks_written += n_blocks
+                    if sgl_type == _IN_CAPSULE:
+                        if n_capsule != length or _u64(data, position + 32)[0]:
+                            break
+                        if not _append(space, runs[0], view[capsule_at : capsule_at + length]):
+                            break
                         room -= 1
                     else:
-                        ttag = self._reserve(space, lba, n_blocks, cid, data, position) if sgl_type == _TRANSPORT else 0
+                        ttag = self._reserve(space, runs, cid, data, position) if sgl_type == _TRANSPORT else 0
                         if not ttag:
                             break
                         pack_data(arena, used, self._r2t_header, cid, ttag, 0, length)
@@ -333,50 +381,57 @@ class BatchProcessor:
             completed += 1
             position = after
 
+        if space is not None:
+            space.count_reads(n_reads, n_blocks_read)
         tx.n, tx.used, tx.n_bytes = at // IOV_BYTES, used, n_bytes
         queue.sqhd = sqhd
         self._responder.n_completed += completed
         return position
 
-    def _reserve(self, space: PlainNamespace, lba: int, n_blocks: int, cid: int, data: bytearray, position: int) -> int:
+    def _reserve(self, space: PlainNamespace, runs: list[Run], cid: int, data: bytearray, position: int) -> int:
         """Set a write aside whose data comes by R2T; its transfer tag, 0 if it is not a plain append."""
-        chunk, lblk = lba >> space.lbk_len, lba & space.lbk_mask
-        place = space.engine.reserve_run(chunk, lblk, n_blocks)
-        if not place:
+        places = [space.engine.reserve_run(*runs[0])] if len(runs) == 1 else space.engine.reserve_runs(runs)
+        if not places or not places[0]:
             return 0
         connection = self._connection
         ttag = connection.new_ttag()
-        transfer = RunTransfer(ttag, cid, bytes(data[position + 8 : position + 72]), space.namespace)
-        transfer.aim(chunk, lblk, n_blocks, place - space.memory.base, n_blocks * space.stride)
+        sqe = bytes(data[position + 8 : position + 72])
+        transfer = RunTransfer(ttag, cid, sqe, space.namespace, runs, places)
         connection.transfers[ttag] = self._outstanding[cid] = transfer
         return ttag
 
     def _h2c_data(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
-        """The whole data of a plain write in one PDU: store and commit it. The offset after it, 0: not plain."""
+        """Data of a plain write, all in one PDU: store and commit it, or begin to if it is still arriving.
+
+        The offset after what was taken; 0: not plain, nothing changed.
+        """
         header, cccid, ttag, datao, datal = DATA.unpack_from(data, position)
-        transfer = self._connection.transfers.get(ttag)
+        transfers: dict[int, Transfer] = self._connection.transfers
+        transfer = transfers.get(ttag)
         if not isinstance(transfer, RunTransfer):
             return 0
         start = position + 24 + self._tail
-        after = start + datal + self._data_tail
-        if header != self._h2c_header | after - position << 32 or after > end or datal != transfer.length:
+        stop = start + datal
+        after: int = stop + self._data_tail
+        if header != self._h2c_header | after - position << 32 or datal != transfer.length or start > end:
             return 0
         if datao or transfer.received or cccid != transfer.cid or self._outstanding.get(cccid) is not transfer:
             return 0
         if self._tail and crc32c(view[position : position + 24]) != _u32(data, position + 24)[0]:
             return 0
-        blocks = view[start : start + datal]
-        if self._data_tail and crc32c(blocks) != _u32(data, start + datal)[0]:
+        if after > end:
+            self._connection.begin_fill(transfer, datal)
+            return start
+        if self._data_tail and crc32c(view[start:stop]) != _u32(data, stop)[0]:
             return 0
-        namespace: Namespace = transfer.namespace
-        offset = transfer.offset
-        namespace.engine.memory.view[offset : offset + datal] = blocks
-        if not namespace.engine.commit_run(transfer.chunk, transfer.lblk, transfer.n_blocks):
+        memory = transfer.namespace.engine.memory.view
+        for offset, length in transfer.pieces:
+            memory[offset : offset + length] = view[start : start + length]
+            start += length
+        if not transfer.commit():
             return 0  # others are ahead of it: the complete engine stores it again, and waits for them
-        del self._connection.transfers[ttag]
+        del transfers[ttag]
         del self._outstanding[cccid]
-        namespace.counters.writes += 1
-        namespace.counters.blocks_written += transfer.n_blocks
         return after
 
 

@@ -35,6 +35,7 @@ TRANSFER_SECONDS = 60.0  #: an R2T without any progress
 TERMINATION_SECONDS = 30.0  #: C2HTermReq to the peer's FIN
 
 log = structlog.get_logger("transport")
+_LAST = PduFlag.LAST.value
 _unpack_h2c = H2C_DATA.struct.unpack_from
 
 
@@ -83,6 +84,8 @@ class TargetConnection:
         self.responder = Responder(self.tx, self.encoder)
         self.executor: Executor | None = None
         self.why_closed = ""
+        #: whether what arrives can change the state of a controller: an admin queue, or no queue yet
+        self.is_control = True
         self._batch: BatchProcessor | None = None
         self._directory = directory
         self._rx = rx
@@ -100,16 +103,10 @@ class TargetConnection:
         self._last_ttag = 0
         self._fill: Transfer | None = None  # whose H2CData PDU is arriving
         self._fill_left = 0  # data bytes of it that have not arrived
-        self._fill_last = False
         self._fill_crc = 0
         self._direct = False
         self._received_total = 0
         self._seen_total = 0
-
-    @property
-    def is_control(self) -> bool:
-        """Whether what arrives can change the state of a controller: an admin queue, or no queue yet."""
-        return self.queue is None or self.queue.qid == 0
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -163,6 +160,8 @@ class TargetConnection:
                 position = self._batch.process(data, view, position, end)
                 if position == end:
                     break
+                if self.fills:
+                    continue
             if self.phase is Phase.TERMINATING or self.phase is Phase.CLOSED:
                 return end
             frame = self._framer.frame(view, position, end)
@@ -254,6 +253,7 @@ class TargetConnection:
         self._deadline = None
         self.executor = Executor(self, queue)
         if queue.qid > 0:
+            self.is_control = False
             self._batch = BatchProcessor.pick(self, queue, self._in_capsule_bytes)
         self.responder.reply(command.cid, reply, 0)
 
@@ -288,12 +288,21 @@ class TargetConnection:
             wrong = Fes.DATA_OUT_OF_RANGE, 0, f"DATAO {datao}, expected {transfer.base + transfer.received}"
         elif transfer.received + datal > transfer.length:
             wrong = Fes.DATA_LIMIT_EXCEEDED, 0, f"{datal} bytes exceed the R2T"
-        elif frame.flags & PduFlag.LAST and transfer.received + datal != transfer.length:
+        elif frame.flags & _LAST and transfer.received + datal != transfer.length:
             wrong = Fes.INVALID_HEADER_FIELD, H2C_DATA.offset("flags"), "LAST before the R2T is satisfied"
         if wrong is not None or transfer is None:
             fes, fei, why = wrong or (Fes.SEQUENCE_ERROR, 0, "")
             raise self._fatal(fes, fei, why, view, position, frame)
-        self._fill, self._fill_left, self._fill_crc = transfer, datal, 0
+        self.begin_fill(transfer, datal)
+
+    def begin_fill(self, transfer: Transfer, n_bytes: int) -> None:
+        """The next `n_bytes` that arrive are data of `transfer`."""
+        self._fill, self._fill_left, self._fill_crc = transfer, n_bytes, 0
+
+    @property
+    def fills(self) -> bool:
+        """Whether the data of an H2CData PDU is arriving."""
+        return self._fill is not None
 
     def _continue_fill(self, transfer: Transfer, view: memoryview, position: int, end: int) -> int:
         """Take bytes of the H2CData PDU that is arriving; the offset after them."""

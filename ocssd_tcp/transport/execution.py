@@ -179,14 +179,8 @@ class Executor:
     def _broadcast(self, cmd: Command, entry: Entry) -> None:
         """Flush with NSID FFFFFFFFh: every namespace; it completes with the first failure, once all have ended."""
         namespaces = list(self._association.namespaces.values())
-        ended: list[MediaStatus] = []
-
-        def done(op: MediaOp) -> None:
-            ended.append(op.status)
-            if len(ended) == len(namespaces):
-                op.status = next((status for status in ended if status), MediaStatus.OK)
-                self._media_done(op)
-
+        io = IoCommand(cmd, namespaces[0], self._association, _NO_DATA, self._media_done)
+        done = self._joined(io, len(namespaces))
         self.outstanding[cmd.cid] = None
         for namespace in namespaces:
             namespace.media.submit(entry.handler(IoCommand(cmd, namespace, self._association, _NO_DATA, done)))
@@ -204,13 +198,14 @@ class Executor:
         """All data of a transfer has arrived."""
         if self.outstanding.get(transfer.cid) is not transfer:
             return  # aborted: the command has ended already
-        self.outstanding[transfer.cid] = None
-        reserved = self._reserved(transfer)
-        if reserved is not None:
-            op, io = reserved
-            io.failed = transfer.failed
-            op.kind = OpKind.ABORT if transfer.failed else OpKind.COMMIT
-            io.namespace.media.submit(op)
+        if isinstance(transfer, RunTransfer):
+            self._land(transfer)
+            return
+        if transfer.op is not None and transfer.io is not None:
+            self.outstanding[transfer.cid] = None
+            transfer.io.failed = transfer.failed
+            transfer.op.kind = OpKind.ABORT if transfer.failed else OpKind.COMMIT
+            transfer.io.namespace.media.submit(transfer.op)
             return
         cmd = transfer.cmd
         del self.outstanding[cmd.cid]
@@ -227,14 +222,42 @@ class Executor:
         except CommandError as error:
             self._fail(cmd, error.status, error.dw0, location=error.location)
 
-    def _reserved(self, transfer: Transfer) -> tuple[MediaOp, IoCommand] | None:
-        """The operation that has reserved room for a transfer's data, if any has."""
+    def _land(self, transfer: RunTransfer) -> None:
+        """The data of a plain write is complete: commit its runs now, or as soon as what was reserved before allows."""
+        if not transfer.failed and transfer.commit():
+            del self.outstanding[transfer.cid]
+            self._responder.respond(transfer.cid)
+            return
+        io = IoCommand(transfer.cmd, transfer.namespace, self._association, _NO_DATA, self._media_done)
+        io.failed = transfer.failed
+        self.outstanding[transfer.cid] = None
+        kind = OpKind.ABORT if transfer.failed else OpKind.COMMIT
+        extents = transfer.extents()
+        done = self._joined(io, len(extents))
+        for extent in extents:
+            transfer.namespace.media.submit(MediaOp(kind, (extent,), done, context=io))
+
+    def _joined(self, io: IoCommand, n_ops: int) -> Callable[[MediaOp], None]:
+        """A `done` for `n_ops` operations of one command, which ends with the first failure once all have ended."""
+        ended: list[MediaStatus] = []
+
+        def done(op: MediaOp) -> None:
+            ended.append(op.status)
+            if len(ended) == n_ops:
+                op.status = next((status for status in ended if status), MediaStatus.OK)
+                op.context = io
+                self._media_done(op)
+
+        return done
+
+    @staticmethod
+    def _give_up(transfer: Transfer) -> None:
+        """Roll back what was reserved for a transfer whose data nobody waits for any more."""
         if isinstance(transfer, RunTransfer):
-            io = IoCommand(transfer.cmd, transfer.namespace, self._association, _NO_DATA, self._media_done)
-            return MediaOp(OpKind.COMMIT, (transfer.extent(),), self._media_done, context=io), io
-        if transfer.op is None or transfer.io is None:
-            return None
-        return transfer.op, transfer.io
+            for run in transfer.runs:
+                transfer.namespace.engine.abort_run(*run)
+        elif transfer.op is not None and transfer.io is not None:
+            Executor._roll_back(transfer.op, transfer.io)
 
     # --- what the media answers -------------------------------------------------------------------------
 
@@ -324,9 +347,7 @@ class Executor:
         if transfer is None:
             return False
         del self.outstanding[cid]
-        reserved = self._reserved(transfer)
-        if reserved is not None:
-            self._roll_back(*reserved)
+        self._give_up(transfer)
         transfer.discard()
         self._fail(transfer.cmd, Status.ABORT_REQUESTED)
         return True
@@ -335,9 +356,8 @@ class Executor:
         """The queue has gone: no command is answered any more, and what was set aside is given back."""
         self._live = False
         for transfer in self.outstanding.values():
-            reserved = self._reserved(transfer) if transfer is not None else None
-            if reserved is not None:
-                self._roll_back(*reserved)
+            if transfer is not None:
+                self._give_up(transfer)
         self.outstanding.clear()
 
 

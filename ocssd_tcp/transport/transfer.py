@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ocssd_tcp.commands.io import IoCommand
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.registry import Command
-from ocssd_tcp.media.engine import Engine
+from ocssd_tcp.media.engine import Engine, Run
 from ocssd_tcp.media.memory import Memory
 from ocssd_tcp.media.ops import Extent, MediaOp, Piece
 
@@ -104,21 +106,41 @@ class Transfer:
 
 
 class RunTransfer(Transfer):
-    """A plain write to one chunk in order, set aside by `Engine.reserve_run`. `offset`: its place in the memory."""
+    """A plain write: runs of blocks, in order, of chunks of their own, set aside by the engine's `reserve_run(s)`.
 
-    __slots__ = ("chunk", "lblk", "n_blocks", "namespace", "offset")
+    `runs`: (address chunk, lblk, n_blocks) each; `pieces`: where they are in the memory.
+    """
 
-    def __init__(self, ttag: int, cid: int, sqe: bytes, namespace: Namespace) -> None:
-        super().__init__(ttag, cid, sqe)
+    __slots__ = ("namespace", "runs")
+
+    def __init__(
+        self, ttag: int, cid: int, sqe: bytes, namespace: Namespace, runs: Sequence[Run], places: Sequence[int]
+    ) -> None:
+        """`places`: the absolute memory address of each run."""
+        self.ttag, self.cid, self.sqe, self.io, self.op, self.staging = ttag, cid, sqe, None, None, None
+        self.base = self.received = self.failed = self._piece = self._into = 0
         self.namespace = namespace
-        self.chunk = self.lblk = self.n_blocks = self.offset = 0
+        self.runs = runs
+        self.memory = memory = namespace.engine.memory
+        stride, base = namespace.geometry.block_stride, memory.base
+        if len(runs) == 1:
+            self.length = length = runs[0][2] * stride
+            self.pieces = [Piece(places[0] - base, length)]
+        else:
+            self.pieces = [Piece(place - base, run[2] * stride) for place, run in zip(places, runs, strict=True)]
+            self.length = sum(piece.length for piece in self.pieces)
 
-    def aim(self, chunk: int, lblk: int, n_blocks: int, offset: int, length: int) -> None:
-        """Say where the data belongs: `chunk` is the address chunk, `offset` and `length` bytes of the memory."""
-        self.chunk, self.lblk, self.n_blocks, self.offset, self.length = chunk, lblk, n_blocks, offset, length
-        self.pieces = [Piece(offset, length)]
-        self.memory = self.namespace.engine.memory
+    def extents(self) -> list[Extent]:
+        """The runs as the media's operations name them."""
+        flat_chunk = self.namespace.addresses.flat_chunk
+        return [Extent(flat_chunk(chunk), lblk, n_blocks) for chunk, lblk, n_blocks in self.runs]
 
-    def extent(self) -> Extent:
-        """The run as the media's operations name it."""
-        return Extent(self.namespace.addresses.flat_chunk(self.chunk), self.lblk, self.n_blocks)
+    def commit(self) -> bool:
+        """Commit at once, if nothing stands in the way. False: nothing changed."""
+        runs, engine = self.runs, self.namespace.engine
+        if not (engine.commit_run(*runs[0]) if len(runs) == 1 else engine.commit_runs(runs)):
+            return False
+        counters = self.namespace.counters
+        counters.writes += 1
+        counters.blocks_written += self.length // self.namespace.geometry.block_stride
+        return True

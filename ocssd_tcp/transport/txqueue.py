@@ -9,6 +9,8 @@ as long as the process serves, passes the object along and the queue keeps it un
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import struct
 from collections.abc import Callable
 
@@ -87,17 +89,20 @@ class TxQueue:
         self.n_bytes += length
 
     def send(self, writev: Callable[[int, int], int]) -> bool:
-        """Send with `writev(address of the iovecs, their number) -> bytes sent`, 0 if the socket takes no more.
+        """Send with `writev(address of the iovecs, their number)`, as writev(2): bytes sent, or -1 with errno.
 
-        True if all has been sent. What `writev` raises passes through; the queue is then of no more use.
+        True if all has been sent, False if the socket takes no more for now. OSError if it is broken.
         """
         while self.n_bytes:
             count = min(self.n - self._sent, IOV_MAX)
             sent = writev(self.words_base + self._sent * IOV_BYTES, count)
+            if sent < 0:
+                code = ctypes.get_errno()
+                if code in (errno.EAGAIN, errno.EINTR):
+                    return False
+                raise OSError(code, os.strerror(code))
             self.n_bytes -= sent
             if self.n_bytes:
-                if not sent:
-                    return False
                 self._strike_off(sent, count)
         self.n = self._sent = self.used = 0
         if self._keep:

@@ -15,6 +15,7 @@ from ocssd_tcp.wire.pdu import MAX_TERM_DATA, SHAPES, PduFlag, PduType
 from ocssd_tcp.wire.status import FatalTransportError, Fes
 
 _common = COMMON_HEADER.struct.unpack_from
+_HDGST, _DDGST = PduFlag.HDGST.value, PduFlag.DDGST.value  # plain ints: arithmetic on an IntFlag is slow
 _FEI_TYPE, _FEI_FLAGS, _FEI_HLEN, _FEI_PDO, _FEI_PLEN = range(5)
 
 
@@ -62,7 +63,7 @@ class Framer:
         if hlen != shape.hlen:
             raise self._fatal(Fes.INVALID_HEADER_FIELD, _FEI_HLEN, f"HLEN {hlen}", buffer, offset, end)
         digests = shape.digests and self.header_digest
-        if bool(flags & PduFlag.HDGST) != digests or flags & ~shape.flags & 0xF:
+        if bool(flags & _HDGST) != digests or flags & ~shape.flags & 0xF:
             raise self._fatal(Fes.INVALID_HEADER_FIELD, _FEI_FLAGS, f"flags {flags:#x}", buffer, offset, end)
         header_end = hlen + DIGEST_BYTES if digests else hlen
         data_bytes = 0
@@ -88,7 +89,7 @@ class Framer:
             if plen > header_end + MAX_TERM_DATA:
                 raise self._fatal(Fes.INVALID_HEADER_FIELD, _FEI_PLEN, f"PLEN {plen}", buffer, offset, end)
             return int(plen - header_end)
-        if bool(flags & PduFlag.DDGST) != self.data_digest:
+        if bool(flags & _DDGST) != self.data_digest:
             raise self._fatal(Fes.INVALID_HEADER_FIELD, _FEI_FLAGS, f"flags {flags:#x}", buffer, offset, end)
         if pdo < header_end or pdo % self.alignment or pdo >= plen:
             raise self._fatal(Fes.INVALID_HEADER_FIELD, _FEI_PDO, f"PDO {pdo}", buffer, offset, end)

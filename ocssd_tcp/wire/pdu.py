@@ -40,6 +40,10 @@ class PduFlag(IntFlag):
     SUCCESS = 8
 
 
+# Plain ints: arithmetic on an IntFlag is slow, and these are used for every PDU.
+_HDGST, _DDGST, _LAST = PduFlag.HDGST.value, PduFlag.DDGST.value, PduFlag.LAST.value
+
+
 class Shape(NamedTuple):
     """What a PDU of a type looks like: HLEN, the flags it may carry, whether it carries data and digests."""
 
@@ -54,11 +58,11 @@ SHAPES: dict[int, Shape] = {
     PduType.ICRESP: Shape(128, 0, data=False, digests=False),
     PduType.H2C_TERM_REQ: Shape(24, 0, data=True, digests=False),
     PduType.C2H_TERM_REQ: Shape(24, 0, data=True, digests=False),
-    PduType.CAPSULE_CMD: Shape(72, PduFlag.HDGST | PduFlag.DDGST, data=True, digests=True),
-    PduType.CAPSULE_RESP: Shape(24, PduFlag.HDGST, data=False, digests=True),
-    PduType.H2C_DATA: Shape(24, PduFlag.HDGST | PduFlag.DDGST | PduFlag.LAST, data=True, digests=True),
+    PduType.CAPSULE_CMD: Shape(72, _HDGST | _DDGST, data=True, digests=True),
+    PduType.CAPSULE_RESP: Shape(24, _HDGST, data=False, digests=True),
+    PduType.H2C_DATA: Shape(24, _HDGST | _DDGST | _LAST, data=True, digests=True),
     PduType.C2H_DATA: Shape(24, 15, data=True, digests=True),
-    PduType.R2T: Shape(24, PduFlag.HDGST, data=False, digests=True),
+    PduType.R2T: Shape(24, _HDGST, data=False, digests=True),
 }
 
 HOST_TO_CONTROLLER = frozenset({PduType.ICREQ, PduType.H2C_TERM_REQ, PduType.CAPSULE_CMD, PduType.H2C_DATA})
@@ -97,7 +101,7 @@ class Encoder:
         self.header_digest = header_digest
         self.data_digest = data_digest
         self.alignment = alignment
-        self._flags = PduFlag.HDGST if header_digest else 0
+        self._flags = _HDGST if header_digest else 0
 
     def _aligned(self, hlen: int) -> int:
         end = hlen + (DIGEST_BYTES if self.header_digest else 0)
@@ -128,7 +132,7 @@ class Encoder:
         plen = pdo + datal
         flags |= self._flags
         if self.data_digest:
-            flags |= PduFlag.DDGST
+            flags |= _DDGST
             plen += DIGEST_BYTES
         return self._finish(C2H_DATA.struct.pack(kind, flags, 24, pdo, plen, cccid, ttag, datao, datal), pdo)
 
@@ -138,6 +142,6 @@ class Encoder:
         plen = pdo + data_bytes if data_bytes else 72 + (DIGEST_BYTES if self.header_digest else 0)
         flags = self._flags
         if data_bytes and self.data_digest:
-            flags |= PduFlag.DDGST
+            flags |= _DDGST
             plen += DIGEST_BYTES
         return self._finish(COMMON_HEADER.struct.pack(PduType.CAPSULE_CMD, flags, 72, pdo, plen) + sqe, pdo)
