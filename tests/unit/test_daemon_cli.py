@@ -154,9 +154,9 @@ def test_the_composition_root_gets_the_configuration_and_gives_the_exit_status(
     ("overrides", "addresses", "parts"),
     [
         ([], ["127.0.0.1:4420"], ["7.5 GiB", "listening on 127.0.0.1:4420", "-a 127.0.0.1 -s 4420 -n 'nqn x'"]),
-        ([], ["0.0.0.0:1", "[::1]:2"], ["listening on 0.0.0.0:1, [::1]:2", "-a 127.0.0.1 -s 1", "info 127.0.0.1:1"]),
-        ([], ["[::]:1"], ["listening on [::]:1", "-a ::1 -s 1", "info [::1]:1"]),
-        (['target.advertise=["10.0.2.2:9"]'], ["0.0.0.0:1"], ["-a 10.0.2.2 -s 9", "info 10.0.2.2:9"]),
+        ([], ["0.0.0.0:1", "[::1]:2"], ["listening on 0.0.0.0:1, [::1]:2", "-a 127.0.0.1 -s 1", "info -a 127.0.0.1:1"]),
+        ([], ["[::]:1"], ["listening on [::]:1", "-a ::1 -s 1", "info -a [::1]:1"]),
+        (['target.advertise=["10.0.2.2:9"]'], ["0.0.0.0:1"], ["-a 10.0.2.2 -s 9", "info -a 10.0.2.2:9"]),
         (["namespace.1.num_chk=60"], ["127.0.0.1:1"], ["15.0 GiB", "2 namespace(s)"]),
     ],
 )
