@@ -20,7 +20,6 @@ from ocssd_tcp.media.sync import Flusher, Syncer
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR, ChunkState
 
-
 #: A run of blocks for the batch processor: address chunk, lblk, n_blocks.
 Run: TypeAlias = tuple[int, int, int]
 
@@ -87,7 +86,7 @@ class Engine:
         self._handlers[OpKind.READ] = self._read
         self._handlers[OpKind.WRITE] = self._write
         self._handlers[OpKind.RESERVE] = self._reserve
-        self._handlers[OpKind.COMMIT] = self._admissions.commit
+        self._handlers[OpKind.COMMIT] = self._commit
         self._handlers[OpKind.ABORT] = self._admissions.abort
         self._handlers[OpKind.RESET] = self._reset
         self._handlers[OpKind.COPY] = self._copy
@@ -262,11 +261,29 @@ class Engine:
             return None
 
     def _reserve(self, op: MediaOp) -> None:
+        if len(op.extents) == 1 and op.extents[0].chunk >= 0:
+            # The plain shape, as `reserve_run`: its reservation is found again by place.
+            chunk, lblk, n_blocks = op.extents[0]
+            pu, chk = divmod(chunk, self._num_chk)
+            address = self._shards[pu].reserve_run(chk, lblk, n_blocks)
+            if address:
+                op.pieces = [Piece(address - self.memory.base, n_blocks * self._stride)]
+                op.done(op)
+                return
         admission = self._admit(op, op.extents, is_staged=True)
         if admission is not None:
             op.reservation = admission
             op.pieces = admission.pieces
             op.done(op)
+
+    def _commit(self, op: MediaOp) -> None:
+        if op.reservation is None and len(op.extents) == 1 and op.extents[0].chunk >= 0:
+            chunk, lblk, n_blocks = op.extents[0]
+            pu, chk = divmod(chunk, self._num_chk)
+            if self._shards[pu].commit_run(chk, lblk, n_blocks):
+                self._finish(op)
+                return
+        self._admissions.commit(op)
 
     def _copy(self, op: MediaOp) -> None:
         """Sources by the read rules, destinations by the write rules; all is read before anything is written."""

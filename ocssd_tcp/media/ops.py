@@ -99,7 +99,7 @@ class MediaOp:
         self.status = MediaStatus.OK
         self.bitmap = 0
         self.pieces: list[Piece] = []
-        self.reservation: object = None  #: the engine's own, between RESERVE and COMMIT or ABORT
+        self.reservation: object = None  #: the engine's own, between RESERVE and COMMIT or ABORT; may be None
 
 
 class Media(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import settings
@@ -22,21 +23,35 @@ CHUNKS = range(4)
 CNLB = [16, 16, 12, 16]
 OK = MediaStatus.OK
 
+ANY_CHUNK = st.sampled_from(CHUNKS)
+OFFSET = st.sampled_from([0, 0, 0, 0, 2, -2])  #: from the reserve pointer
+N_BLOCKS = st.sampled_from([2, 4, 4, 6, 8, 12, 16, 3])
+
+
+@dataclass(eq=False)
+class Held:
+    """Blocks set aside for a write; `fills`: its data, once they are complete."""
+
+    chunk: int
+    first: int
+    end: int
+    fills: list[int] | None = None
+
 
 class Model:
-    """Chunks as lists of block fills; reservations as [chunk, first, end, is complete], oldest first."""
+    """Chunks as lists of block fills; reservations oldest first; `stale`: rolled back, but their owner is not done."""
 
     def __init__(self) -> None:
         self.blocks: list[list[int]] = [[] for _ in CHUNKS]
         self.resets = [0 for _ in CHUNKS]
-        self.held: list[list[object]] = []
-        self.stale: list[list[object]] = []
+        self.held: list[Held] = []
+        self.stale: list[Held] = []
 
     def is_offline(self, chunk: int) -> bool:
         return self.resets[chunk] >= GEOMETRY.pe_cycles
 
     def pointer(self, chunk: int) -> int:
-        return max([len(self.blocks[chunk]), *(end for of, _, end, _ in self.held if of == chunk)])
+        return max([len(self.blocks[chunk]), *(held.end for held in self.held if held.chunk == chunk)])
 
     def state(self, chunk: int) -> ChunkState:
         if self.is_offline(chunk):
@@ -58,18 +73,28 @@ class Model:
             return MediaStatus.WRITE_FAULT
         if lblk != pointer:
             return MediaStatus.OUT_OF_ORDER
-        if any(of == chunk and first < end and lblk < last for of, first, last, _ in self.stale):
+        if any(old.chunk == chunk and old.first < end and lblk < old.end for old in self.stale):
             return MediaStatus.WRITE_FAULT
         if pointer == 0 and self.n_open() >= GEOMETRY.maxoc:
             return MediaStatus.WRITE_FAULT
         return OK
 
-    def land(self, fills: dict[int, list[int]]) -> None:
+    def hold(self, extent: Extent, fills: list[int] | None = None) -> Held:
+        held = Held(extent.chunk, extent.lblk, extent.lblk + extent.n_blocks, fills)
+        self.held.append(held)
+        self.land()
+        return held
+
+    def land(self) -> None:
         for held in list(self.held):
-            chunk, first, end, is_complete = held
-            if is_complete and len(self.blocks[chunk]) == first:
-                self.blocks[chunk] += fills.pop(id(held))
+            if held.fills is not None and len(self.blocks[held.chunk]) == held.first:
+                self.blocks[held.chunk] += held.fills
                 self.held.remove(held)
+
+    def roll_back(self, chunk: int, first: int) -> None:
+        victims = [held for held in self.held if held.chunk == chunk and held.first >= first]
+        self.held = [held for held in self.held if held not in victims]
+        self.stale += [held for held in victims if held.fills is None]
 
     def limit(self, chunk: int) -> int:
         wp = len(self.blocks[chunk])
@@ -90,7 +115,6 @@ class ChunkMachine(RuleBasedStateMachine):
         self.shapes = {0: {2: ChunkShape(cnlb=CNLB[2])}}
         self.model = Model()
         self.fill = 0
-        self.fills: dict[int, list[int]] = {}
         self.open()
 
     def open(self) -> None:
@@ -108,13 +132,7 @@ class ChunkMachine(RuleBasedStateMachine):
         """Mostly the reserve pointer, sometimes beside it."""
         return Extent(chunk, max(self.model.pointer(chunk) + offset, 0), n_blocks)
 
-    extents = {
-        "chunk": st.sampled_from(CHUNKS),
-        "offset": st.sampled_from([0, 0, 0, 0, 2, -2]),
-        "n_blocks": st.sampled_from([2, 4, 4, 6, 8, 12, 16, 3]),
-    }
-
-    @rule(**extents)
+    @rule(chunk=ANY_CHUNK, offset=OFFSET, n_blocks=N_BLOCKS)
     def write(self, chunk: int, offset: int, n_blocks: int) -> None:
         extent = self.place(chunk, offset, n_blocks)
         expected = self.model.verdict(*extent)
@@ -122,29 +140,22 @@ class ChunkMachine(RuleBasedStateMachine):
         op = self.probe.op(OpKind.WRITE, [extent], data=self.data(fills))
         assert op.status == expected
         if expected == OK:
-            held: list[object] = [chunk, extent.lblk, extent.lblk + n_blocks, True]
-            self.model.held.append(held)
-            self.fills[id(held)] = fills
-            self.model.land(self.fills)
+            held = self.model.hold(extent, fills)
             assert self.probe.is_done(op) == (held not in self.model.held)
 
-    @rule(target=writes, **extents)
-    def reserve(self, chunk: int, offset: int, n_blocks: int) -> tuple[MediaOp, list[object]] | None:
+    @rule(target=writes, chunk=ANY_CHUNK, offset=OFFSET, n_blocks=N_BLOCKS)
+    def reserve(self, chunk: int, offset: int, n_blocks: int) -> tuple[MediaOp, Held | None]:
         extent = self.place(chunk, offset, n_blocks)
         expected = self.model.verdict(*extent)
         op = self.probe.reserve(extent)
         assert op.status == expected
-        if expected != OK:
-            return None
-        held: list[object] = [chunk, extent.lblk, extent.lblk + n_blocks, False]
-        self.model.held.append(held)
-        return op, held
+        return op, self.model.hold(extent) if expected == OK else None
 
     @rule(write=consumes(writes))
-    def commit(self, write: tuple[MediaOp, list[object]] | None) -> None:
-        if write is None or write[0].reservation is None:
-            return
+    def commit(self, write: tuple[MediaOp, Held | None]) -> None:
         op, held = write
+        if held is None or held not in self.model.held + self.model.stale:
+            return
         fills = self.next_fill(op.extents[0].n_blocks)
         offset, length = op.pieces[0]
         self.store.memory.view[offset : offset + length] = self.data(fills)
@@ -154,30 +165,22 @@ class ChunkMachine(RuleBasedStateMachine):
             self.model.stale.remove(held)
             assert op.status == MediaStatus.OUT_OF_ORDER
             return
-        held[3] = True
-        self.fills[id(held)] = fills
-        self.model.land(self.fills)
+        held.fills = fills
+        self.model.land()
         assert self.probe.is_done(op) == (held not in self.model.held)
         assert op.status == OK
 
     @rule(write=consumes(writes))
-    def abort(self, write: tuple[MediaOp, list[object]] | None) -> None:
-        if write is None or write[0].reservation is None:
-            return
+    def abort(self, write: tuple[MediaOp, Held | None]) -> None:
         op, held = write
-        self.probe.abort(op)
-        if held in self.model.stale:
-            self.model.stale.remove(held)
+        if held is None or held not in self.model.held + self.model.stale:
             return
-        self.roll_back(held[0], held[1])
-        self.model.stale = [other for other in self.model.stale if other is not held]
+        self.probe.abort(op)
+        if held not in self.model.stale:
+            self.model.roll_back(held.chunk, held.first)
+        self.model.stale.remove(held)
 
-    def roll_back(self, chunk: object, first: object) -> None:
-        victims = [held for held in self.model.held if held[0] == chunk and held[1] >= first]  # type: ignore[operator]
-        self.model.held = [held for held in self.model.held if held not in victims]
-        self.model.stale += [held for held in victims if not held[3]]
-
-    @rule(chunk=st.sampled_from(CHUNKS))
+    @rule(chunk=ANY_CHUNK)
     def reset(self, chunk: int) -> None:
         state = self.model.state(chunk)
         op = self.probe.reset(chunk)
@@ -186,12 +189,12 @@ class ChunkMachine(RuleBasedStateMachine):
         elif state == ChunkState.OFFLINE:
             assert op.status == MediaStatus.OFFLINE_CHUNK
         else:
-            self.roll_back(chunk, 0)
+            self.model.roll_back(chunk, 0)
             self.model.blocks[chunk] = []
             self.model.resets[chunk] += 1
             assert op.status == (MediaStatus.OFFLINE_CHUNK if self.model.is_offline(chunk) else OK)
 
-    @rule(source=st.sampled_from(CHUNKS), at=st.integers(0, 8), chunk=st.sampled_from(CHUNKS))
+    @rule(source=ANY_CHUNK, at=st.integers(0, 8), chunk=ANY_CHUNK)
     def copy(self, source: int, at: int, chunk: int) -> None:
         extent = self.place(chunk, 0, 4)
         expected = self.model.verdict(*extent)
@@ -199,10 +202,7 @@ class ChunkMachine(RuleBasedStateMachine):
         op = self.probe.op(OpKind.COPY, [Extent(source, at, 4)], destinations=[extent])
         assert op.status == expected
         if expected == OK:
-            held: list[object] = [chunk, extent.lblk, extent.lblk + 4, True]
-            self.model.held.append(held)
-            self.fills[id(held)] = fills
-            self.model.land(self.fills)
+            self.model.hold(extent, fills)
 
     @rule()
     def flush(self) -> None:
@@ -218,9 +218,7 @@ class ChunkMachine(RuleBasedStateMachine):
             self.store.abandon()
         else:
             self.store.close()
-        for old in self.probe.finished:
-            old.reservation = None
-        self.model.held, self.model.stale, self.fills = [], [], {}
+        self.model.held, self.model.stale = [], []
         self.open()
 
     @invariant()

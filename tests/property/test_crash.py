@@ -32,7 +32,7 @@ SHAPES = {0: {RANDOM_CHUNK: ChunkShape(ChunkType.RANDOM)}}
 
 @dataclass
 class Truth:
-    """What must be found: the fill of every block of a chunk, as far as it was written; `flushed`: at the last flush."""
+    """What must be found: the fill of every block that was written, by chunk; `flushed`: at the last flush."""
 
     blocks: list[dict[int, int]] = field(default_factory=lambda: [{} for _ in CHUNKS])
     flushed: list[dict[int, int]] = field(default_factory=lambda: [{} for _ in CHUNKS])

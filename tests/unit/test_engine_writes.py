@@ -270,6 +270,28 @@ def test_runs_and_general_writes_share_the_order_of_a_chunk(probe: Probe) -> Non
     assert probe.chunk(0).wp == 12
 
 
+def test_several_runs_are_reserved_together_and_committed_together(probe: Probe) -> None:
+    engine, runs = probe.engine, [(0, 0, 4), (5, 0, 8)]
+    assert engine.reserve_runs(runs) == [engine.address[0], engine.address[5]]
+    assert engine.commit_runs(runs)
+    assert [probe.chunk(chunk).wp for chunk in (0, 5)] == [4, 8]
+
+
+@pytest.mark.parametrize("bad", [(0, 4, 4), (1, 4, 4), (2, 0, 4), (8, 0, 4)], ids=["twice", "order", "busy", "hole"])
+def test_if_one_of_several_runs_is_not_to_be_had_none_is_reserved(probe: Probe, bad: tuple[int, int, int]) -> None:
+    assert probe.engine.reserve_run(2, 0, 4)
+    assert probe.engine.reserve_runs([(0, 0, 4), bad]) == []
+    assert probe.write(0, 0, 4).status == OK
+
+
+def test_several_runs_do_not_land_while_one_has_company(probe: Probe) -> None:
+    engine, runs = probe.engine, [(0, 0, 4), (5, 0, 8)]
+    engine.reserve_runs(runs)
+    assert engine.reserve_run(5, 8, 4)
+    assert not engine.commit_runs(runs)
+    assert [probe.chunk(chunk).wp for chunk in (0, 5)] == [0, 0]
+
+
 def test_an_aborted_run_rolls_back_those_above(probe: Probe) -> None:
     engine = probe.engine
     assert engine.reserve_run(0, 0, 4)
