@@ -19,6 +19,7 @@ from ocssd_tcp.commands.registry import Transfer as Moves
 from ocssd_tcp.commands.status_map import outcome
 from ocssd_tcp.controller.queue import QueuePair
 from ocssd_tcp.media.ops import MediaOp, MediaStatus, OpKind
+from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR
 from ocssd_tcp.transport.responder import Responder
 from ocssd_tcp.transport.transfer import RunTransfer, Transfer
 from ocssd_tcp.wire.opcodes import BROADCAST_NSID, CONTROL_IN_CAPSULE, Admin, Direction, Io, SglType
@@ -26,6 +27,7 @@ from ocssd_tcp.wire.status import CommandError, Status
 
 log = structlog.get_logger("transport")
 _NO_DATA = memoryview(b"")
+_NO_DESCRIPTOR = bytes(CHUNK_DESCRIPTOR.size)  #: for a reset entry that names no chunk
 _VECTOR = frozenset({Io.VECTOR_RESET, Io.VECTOR_WRITE, Io.VECTOR_READ, Io.VECTOR_COPY, Io.STAGE_LBA_LIST})
 _FUSE, _PSDT_SGL = 0x03, 0x40
 
@@ -331,7 +333,10 @@ class Executor:
             return
         if status:
             self._association.failed(self._queue, cmd, status, 0xFFFF)
-        descriptors = b"".join(io.namespace.engine.descriptor(extent.chunk) for extent in op.extents)
+        engine = io.namespace.engine
+        descriptors = b"".join(
+            _NO_DESCRIPTOR if extent.chunk < 0 else engine.descriptor(extent.chunk) for extent in op.extents
+        )
         reply = Reply(status, bitmap & 0xFFFFFFFF, bitmap >> 32, (descriptors,), data_with_error=True)
         self._responder.reply(cmd.cid, reply, cmd.sgl_length)
 
