@@ -78,6 +78,11 @@ class IoCommand:
         return self.capsule if self.in_capsule else self.fetched
 
     @property
+    def fua_bit(self) -> bool:
+        """Force Unit Access, CDW12 bit 30."""
+        return bool(self.cmd.cdw12 >> 30 & 1)
+
+    @property
     def fua(self) -> bool:
-        """Whether a write is durable before it completes: CDW12 bit 30, or the write cache is off."""
-        return bool(self.cmd.cdw12 >> 30 & 1) or not self.controller.volatile_write_cache
+        """Whether a write is durable before it completes: by its FUA bit, or because the write cache is off."""
+        return self.fua_bit or not self.controller.volatile_write_cache

@@ -49,7 +49,8 @@ def vector_read(io: IoCommand) -> Answer:
     if io.cmd.sgl_length != n * io.namespace.geometry.block_stride:
         return Status.DATA_SGL_LENGTH_INVALID
     extents = io.namespace.addresses.runs(lists[0])
-    return MediaOp(OpKind.READ, extents, io.done, dulbe=io.controller.dulbe(io.cmd.nsid), context=io)
+    dulbe = io.controller.dulbe(io.cmd.nsid)
+    return MediaOp(OpKind.READ, extents, io.done, dulbe=dulbe, fua=io.fua_bit, context=io)
 
 
 @command(Queue.IO, Io.VECTOR_WRITE, Transfer.WRITE, nsid=Nsid.ACTIVE, writes_media=True)

@@ -183,7 +183,13 @@ class Engine:
 
     def _read(self, op: MediaOp) -> None:
         self._find(op)
-        op.done(op)
+        if op.fua and op.status == MediaStatus.OK:  # what a FUA read returns is durable
+            self._flush_shards(op, self._shards_of(op.extents))
+        else:
+            op.done(op)
+
+    def _shards_of(self, extents: Iterable[Extent]) -> set[PuShard]:
+        return {self._shards[extent.chunk // self._num_chk] for extent in extents if extent.chunk >= 0}
 
     def _find(self, op: MediaOp) -> None:
         """The pieces of `op.extents`; or UNWRITTEN, its bitmap and no pieces. OCSSD 2.0, read rules."""
@@ -311,7 +317,7 @@ class Engine:
             op.done(op)
 
         written = op.destinations or op.extents
-        self._flusher.request({self._shards[extent.chunk // self._num_chk] for extent in written}, durable)
+        self._flusher.request(self._shards_of(written), durable)
 
     # ---- reset
 

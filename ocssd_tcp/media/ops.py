@@ -58,7 +58,7 @@ class MediaOp:
 
     `extents`: what it touches, in list order (COPY: the sources). `destinations`: COPY only.
     `data`: WRITE only, exactly the blocks in list order (each followed by its metadata); it is read before `submit`
-    returns and never kept. `dulbe`: READ and COPY sources. `fua`: WRITE, COMMIT: done only when durable.
+    returns and never kept. `dulbe`: READ and COPY sources. `fua`: READ, WRITE, COMMIT, COPY: done only when the blocks are durable.
     `whole`: RESET only: all entries are checked before the first is reset, and none is if one fails.
     A COMMIT or ABORT is the RESERVE op itself, submitted again with the new kind; or an op with one extent and no
     `reservation`, for a run that the engine set aside by `reserve_run`.

@@ -35,6 +35,7 @@ POPULATE_BYTES = 16 << 20
 
 #: Indices into `PuShard.words`, four per entry.
 _CNLB, _WP = 2, 3
+_FREE = ChunkState.FREE.value
 
 
 class Reservation:
@@ -233,9 +234,19 @@ class PuShard:
 
     def reserve_run(self, chk: int, lblk: int, n_blocks: int) -> int:
         """Set a plain append aside; the address of its blocks. 0: it is none, nothing changed."""
-        if not self._takes(chk, lblk, n_blocks):
+        words, at, end = self._words, chk * 4, lblk + n_blocks
+        # The usual case first, spelt out: an Open chunk, and no other write to it under way.
+        if (
+            words[at + _WP] == lblk
+            and words[at] & KIND_MASK == OPEN_SEQUENTIAL
+            and end <= words[at + _CNLB]
+            and not (n_blocks % self._ws_min or self._stale or chk in self._queues)
+        ):
+            self._queues[chk] = [Reservation(self, chk, lblk, end)]
+        elif self._takes(chk, lblk, n_blocks):
+            self.hold(Reservation(self, chk, lblk, end))
+        else:
             return 0
-        self.hold(Reservation(self, chk, lblk, lblk + n_blocks))
         return self._base + (chk * self._clba + lblk) * self._stride
 
     def commit_run(self, chk: int, lblk: int, n_blocks: int) -> bool:
@@ -265,7 +276,7 @@ class PuShard:
             self._shared.n_open -= 1
             self.readable[chk] = wp
             return
-        if words[at] & 0xFF == ChunkState.FREE:
+        if words[at] & 0xFF == _FREE:
             self._enter(chk, ChunkEvent.WRITTEN)
         self.readable[chk] = wp - self._mw_cunits if wp > self._mw_cunits else 0
 
