@@ -5,6 +5,8 @@ Three places have a say in each cell: the table here, the model, and the drive; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.conformance import lists
@@ -18,6 +20,7 @@ from tests.conformance.rules import (
     OUT_OF_ORDER,
     WRITE_FAULT,
     Chunk,
+    Shape,
 )
 
 SCALAR = 9  #: beside the list forms: an ordinary Write
@@ -52,7 +55,7 @@ def a_short_chunk(lab: Lab) -> Target:
     return of_chunk(lab.bring(lab.special(is_short=True), OPEN, lab.shape.ws_min))
 
 
-TARGETS = {
+TARGETS: dict[str, Callable[[Lab], Target]] = {
     "free": lambda lab: of_chunk(lab.take(FREE)),
     "open": lambda lab: of_chunk(lab.take(OPEN)),
     "closed": lambda lab: of_chunk(lab.take(CLOSED)),
@@ -67,7 +70,7 @@ TARGETS = {
 }
 
 #: Situation -> (first block, blocks) of a write.
-SITUATIONS = {
+SITUATIONS: dict[str, Callable[[Target, Shape], tuple[int, int]]] = {
     "at wp": lambda t, s: (t.wp, s.ws_min),
     "two units at wp": lambda t, s: (t.wp, 2 * s.ws_min),
     "behind wp": lambda t, s: (0, s.ws_min),
