@@ -89,7 +89,7 @@ class TxQueue:
         self.n_bytes += length
 
     def send(self, writev: Callable[[int, int], int]) -> bool:
-        """Send with `writev(address of the iovecs, their number)`, as writev(2): bytes sent, or -1 with errno.
+        """Send with `writev(address of the iovecs, their number)`, as writev(2): bytes sent, or -1 and errno.
 
         True if all has been sent, False if the socket takes no more for now. OSError if it is broken.
         """
@@ -101,6 +101,8 @@ class TxQueue:
                 if code in (errno.EAGAIN, errno.EINTR):
                     return False
                 raise OSError(code, os.strerror(code))
+            if not sent:
+                return False
             self.n_bytes -= sent
             if self.n_bytes:
                 self._strike_off(sent, count)
