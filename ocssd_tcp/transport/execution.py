@@ -95,6 +95,8 @@ class Executor:
             return Status.SUCCESS  # no data: hosts send several descriptors, or none
         if cmd.sgl_length > self._max_transfer:
             return Status.INVALID_FIELD
+        if list_beside and not cmd.sgl_length and cmd.sgl_type != SglType.IN_CAPSULE:
+            return Status.SUCCESS  # no data but, perhaps, a list
         if cmd.sgl_type == SglType.TRANSPORT:
             return Status.SUCCESS if list_beside or not n_capsule else Status.SGL_TYPE_INVALID
         if cmd.sgl_type != SglType.IN_CAPSULE or not moves & Direction.HOST_TO_CONTROLLER:
