@@ -7,7 +7,9 @@ Exit status: 0 after an orderly end, 2 where the operator has to change somethin
 from __future__ import annotations
 
 import errno
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,10 +121,18 @@ def announcer(config: Config) -> Callable[[str, Sequence[Address]], None]:
             f"{config.drive.path}: {capacity / (1 << 30):.1f} GiB, {len(config.namespaces)} namespace(s), "
             f"listening on {listening}\n"
             f"  from a Linux host:       nvme connect -t tcp -a {near.host} -s {near.port} -n {shlex.quote(nqn)}\n"
-            f"  without kernel or root:  ocssd info -a {near}"
+            f"  without kernel or root:  {_tool()} info -a {near}"
         )
 
     return announce
+
+
+def _tool() -> str:
+    """How the operator calls `ocssd` from here: by name, or by the path beside this program."""
+    beside = Path(sys.argv[0]).with_name("ocssd")
+    if shutil.which("ocssd") or not beside.exists():
+        return "ocssd"
+    return shlex.quote(os.path.relpath(beside))
 
 
 def _reachable(address: Address) -> Address:
