@@ -19,6 +19,8 @@ from ocssd_tcp.config.schema import Config
 from ocssd_tcp.config.values import Address
 from ocssd_tcp.controller.directory import Directory
 from ocssd_tcp.media.engine import Engine
+from ocssd_tcp.media.filters.base import Timers
+from ocssd_tcp.media.filters.stack import Layers
 from ocssd_tcp.media.store import Store, open_store
 from ocssd_tcp.transport.aio import Server, SocketOptions
 
@@ -48,6 +50,18 @@ class ThreadSyncer:
     def close(self) -> None:
         """Wait for what was begun."""
         self._pool.shutdown()
+
+
+class LoopTimers:
+    """The filters' `Timers`: the loop's own."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = loop.time
+        self._loop = loop
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once, at `when`."""
+        self._loop.call_at(when, callback)
 
 
 class Housekeeper:
@@ -110,7 +124,7 @@ async def _serve(config: Config, announce: Announce) -> int:
         raise
     try:
         nqn = target.nqn or f"nqn.2014-08.org.nvmexpress:uuid:{store.uuid}"
-        directory = _directory(config, nqn, store, addresses, loop.time())
+        directory = _directory(config, nqn, store, addresses, LoopTimers(loop))
         housekeeper = Housekeeper(loop, store.engines)
         server.start(directory)
         gc.collect()
@@ -128,12 +142,20 @@ async def _serve(config: Config, announce: Announce) -> int:
     return 0
 
 
-def _directory(config: Config, nqn: str, store: Store, addresses: Sequence[Address], now: float) -> Directory:
+def _layers(config: Config, nsid: int, engine: Engine, timers: Timers) -> Layers:
+    """The filters that the configuration asks for around one namespace."""
+    return Layers()
+
+
+def _directory(config: Config, nqn: str, store: Store, addresses: Sequence[Address], timers: Timers) -> Directory:
     """The subsystem with its namespaces, nsid 1 on."""
     target, drive = config.target, config.drive
     namespaces = [
         Namespace(nsid, engine.geometry, engine, engine, engine.uuid) for nsid, engine in enumerate(store.engines, 1)
     ]
+    for namespace in namespaces:
+        namespace.layers = _layers(config, namespace.nsid, namespace.engine, timers)
+        namespace.restack()
     subsystem = SubsystemConfig(
         nqn=nqn,
         serial=drive.serial,
@@ -148,4 +170,6 @@ def _directory(config: Config, nqn: str, store: Store, addresses: Sequence[Addre
         listeners=addresses,
         advertise=target.advertise,
     )
-    return Directory(subsystem, namespaces, health=Health(started=now), first_cntlid=1 + secrets.randbelow(0xFFEF))
+    return Directory(
+        subsystem, namespaces, health=Health(started=timers.now()), first_cntlid=1 + secrets.randbelow(0xFFEF)
+    )

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from ocssd_tcp.media.engine import Engine
+from ocssd_tcp.media.filters.stack import Layers, build_stack
 from ocssd_tcp.media.ops import Media
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.geometry import Geometry
@@ -28,7 +29,8 @@ class Namespace:
     """An active namespace.
 
     `media` executes operations: the engine itself, or filters around it. `engine` owns the chunk tables (log page
-    CAh, the batch processor's tables). `uuid` is stable for the life of the drive; NGUID is its 16 bytes.
+    CAh, the batch processor's tables). `uuid` is stable for the life of the drive; NGUID is its 16 bytes. `layers`: the
+    filters around the engine; `restack` after a change of them.
     """
 
     nsid: int
@@ -37,9 +39,14 @@ class Namespace:
     media: Media
     uuid: uuid.UUID
     counters: Counters = field(default_factory=Counters)
+    layers: Layers = field(default_factory=Layers)
     geometry_page: bytes = field(init=False)
     addresses: AddressMap = field(init=False)
 
     def __post_init__(self) -> None:
         self.geometry_page = geometry_page(self.geometry, forms=FORMS, n_slots=N_SLOTS)
         self.addresses = AddressMap(self.geometry)
+
+    def restack(self) -> None:
+        """Put the filters of `layers` around the engine. Operations under way keep the path they are on."""
+        self.media = build_stack(self.engine, self.layers)
