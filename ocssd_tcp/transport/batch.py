@@ -226,8 +226,8 @@ class BatchProcessor:
         write_cache = association.volatile_write_cache
         room = entries - self._responder.n_completed - len(outstanding)
 
-        # The most that the buffer can ask for: four pieces a PDU, and headers with their digests.
-        most = min((end - position) // 24, room) + 1
+        # The most that the buffer can ask for: four pieces a command, and headers with their digests.
+        most = min((end - position) // 24, room + len(outstanding)) + 1
         if most > _FITS or tx.n:
             tx.reserve(most * 4, most * 64)
         words, arena, arena_base = tx.words, tx.arena, tx.arena_base

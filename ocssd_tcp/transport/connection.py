@@ -142,6 +142,9 @@ class TargetConnection:
                 self._tail = bytes(view[position:end]) if position < end else b""
         except FatalTransportError as error:
             self._terminate(error)
+        except Exception:  # ours: what the stream says next can no longer be trusted
+            log.exception("internal error", peer=self.peer)
+            self._closed("internal error")
         finally:
             self._busy = False
 
