@@ -417,7 +417,7 @@ class Host:
     hostnqn: str = HOSTNQN
     cntlid: int = 0xFFFF
     wires: dict[int, Wire] = field(default_factory=dict)
-    _cid: int = 0
+    _cid: int = 0x4000
 
     @property
     def admin(self) -> Wire:
@@ -428,7 +428,7 @@ class Host:
         return self.wires[1]
 
     def cid(self) -> int:
-        """A CID that was not used before."""
+        """A CID that was not used before; tests choose theirs below 4000h."""
         self._cid = self._cid % 0xFFFE + 1
         return self._cid
 

@@ -167,7 +167,6 @@ def test_command_has_one_r2t_outstanding_at_a_time(target: Target) -> None:
 
 def test_live_ttags_are_unique_and_neither_0_nor_ffff(target: Target) -> None:
     host = target.host(sqsize=63)
-    stream = b"".join(capsule(WRITE, i, nsid=1, slba=(i % 2) * 256 + i // 2, sgl_length=512) for i in range(8))
     ws_min = target.namespaces[0].geometry.ws_min
     stream = b"".join(
         capsule(WRITE, i, nsid=1, slba=i % 2 * 64 + i // 2 * ws_min, cdw12=ws_min - 1, sgl_length=ws_min * 512)
