@@ -61,6 +61,12 @@ class Wire:
         """One admin command."""
         return self._run(self._admin, opcode, nsid, cdws, room=room, control=True)
 
+    def all_at_once(self, calls: Sequence[tuple[int, int, dict[str, int], bytes]], *, r2t: bool) -> list[Outcome]:
+        """Several I/O commands without data for the host, (opcode, nsid, dwords, data), sent before any is answered."""
+        commands = [Command(sqe(opcode, nsid, **cdws), (data,) if data else ()) for opcode, nsid, cdws, data in calls]
+        completions = self.drive.run(_submit(self._io, commands, r2t=r2t))
+        return [Outcome(done.status, done.dw0 | done.dw1 << 32) for done in completions]
+
     def _run(
         self,
         queue: Connection,
@@ -82,9 +88,9 @@ class Wire:
             capsule=beside,
             control=control,
         )
-        completion = self.drive.run(_submit(queue, command, r2t=r2t and not beside))
-        moved = completion.moved if room else 0
-        return Outcome(completion.status, completion.dw0 | completion.dw1 << 32, bytes(buffer[:moved]))
+        (done,) = self.drive.run(_submit(queue, [command], r2t=r2t and not beside))
+        moved = done.moved if room else 0
+        return Outcome(done.status, done.dw0 | done.dw1 << 32, bytes(buffer[:moved]))
 
     def log(self, nsid: int, offset: int, n_bytes: int, lid: int = 0xCA) -> Outcome:
         """Get Log Page of whole dwords from any byte offset."""
@@ -99,15 +105,15 @@ class Wire:
         self.drive.close()
 
 
-async def _submit(queue: Connection, command: Command, *, r2t: bool) -> Completion:
+async def _submit(queue: Connection, commands: Sequence[Command], *, r2t: bool) -> list[Completion]:
     protocol = queue.protocol
     limit = protocol.max_in_capsule
     protocol.max_in_capsule = 0 if r2t else limit
     try:
-        future = queue.submit(command)
+        futures = [queue.submit(command) for command in commands]
     finally:
         protocol.max_in_capsule = limit
-    return await future
+    return [await future for future in futures]
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Lab:
         self.nsid, self.model, self.home = nsid, model, home
         self.shape = model.shape
         self._serial = 0
-        self._known: set[int] = set()  # chunks whose contents the model knows
+        self.known: set[int] = set()  # chunks whose contents the model knows
         self._next = 0
 
     # --- commands on drive and model ------------------------------------------------------------
@@ -166,7 +172,7 @@ class Lab:
 
     def vector_reset(self, form: int, lbas: Sequence[int], way: Way, *, descriptors: bool) -> Outcome:
         outcome = self._vector(lists.RESET, form, lbas, way, room=len(lbas) * 32 if descriptors else 0)
-        self._known.update(lbas)
+        self.known.update(lbas)
         return _same(outcome, self.model.vector_reset(lbas, descriptors=descriptors))
 
     def dsm_reset(self, ranges: Sequence[tuple[int, int]], way: Way, *, extra: int = 0) -> Outcome:
@@ -219,12 +225,12 @@ class Lab:
 
     def bring(self, chunk: Chunk, state: int, fill: int | None = None) -> Chunk:
         """A chunk in `state`, whatever it was."""
-        if chunk.state != FREE or chunk.slba not in self._known:
+        if chunk.state != FREE or chunk.slba not in self.known:
             if chunk.state == OPEN and not self.shape.early_reset:
                 self._write_to(chunk, chunk.cnlb)
             if chunk.state != FREE:
                 assert self.vector_reset(lists.INLINE, [chunk.slba], self.home, descriptors=False) == Outcome(0)
-            self._known.add(chunk.slba)
+            self.known.add(chunk.slba)
         unit = self.shape.ws_min
         half = max(unit, chunk.cnlb // 2 // unit * unit)
         end = {FREE: 0, OPEN: half if fill is None else fill, CLOSED: chunk.cnlb}[state]
@@ -264,7 +270,7 @@ class Lab:
             index = self.model.chunks.index(chunk)
             outcome = self.home.wire.log(self.nsid, index * 32, 32)
             assert outcome == Outcome(0, 0, self.model.descriptor(chunk)), f"descriptor of chunk {index}"
-            if chunk.slba in self._known:
+            if chunk.slba in self.known:
                 for first, n_blocks in self._parts(chunk):
                     self.read(chunk.slba + first, n_blocks)
 

@@ -87,12 +87,20 @@ STRICT = Kind(
 #: Everything may be reset again, and wears out soon.
 EAGER = Kind(
     {
-        "num_grp": 2, "num_pu": 1, "num_chk": 16, "clba": 16, "block_bytes": 512, "metadata_bytes": 16,
+        "num_grp": 2, "num_pu": 1, "num_chk": 16, "clba": 16, "block_bytes": 512,
         "ws_min": 2, "ws_opt": 2, "mw_cunits": 0, "multi_reset": True, "pe_cycles": 3,
     }
 )  # fmt: skip
 
-NAMESPACES = {"main": MAIN, "odd": ODD, "one": ONE, "strict": STRICT, "eager": EAGER}
+#: Small blocks with long metadata.
+TAGGED = Kind(
+    {
+        "num_grp": 1, "num_pu": 3, "num_chk": 4, "clba": 24, "block_bytes": 512, "metadata_bytes": 16,
+        "ws_min": 8, "ws_opt": 8, "mw_cunits": 16, "pe_cycles": 0,
+    }
+)  # fmt: skip
+
+NAMESPACES = {"main": MAIN, "odd": ODD, "one": ONE, "strict": STRICT, "eager": EAGER, "tagged": TAGGED}
 NSIDS = {name: nsid for nsid, name in enumerate(NAMESPACES, 1)}
 
 

@@ -141,7 +141,7 @@ def test_one_missing_source_and_nothing_is_copied_with_dulbe(main: Lab, form: in
 def test_a_chunk_may_be_copied_onto_its_own_end(main: Lab, form: int, way: Way) -> None:
     """All is read before anything is written: the source is what it was."""
     unit = main.shape.ws_min
-    if main.shape.clba <= main.shape.mw_cunits + 2 * unit:
+    if main.shape.clba < main.shape.mw_cunits + 2 * unit:
         pytest.skip("nothing of an Open chunk can be read")
     chunk = main.take(OPEN, fill=main.shape.clba - unit)
     sources, destinations = blocks(chunk.slba, unit), blocks(chunk.slba + chunk.wp, unit)
