@@ -115,19 +115,21 @@ class Connection:
         """Whether the controller is in use, not reconnecting."""
         return self.attribute("state") == "live"
 
-    def _heads(self) -> list[str]:
-        """The block devices; with native multipath they hang below the subsystem instead of the controller."""
+    def _heads(self) -> dict[int, str]:
+        """NSID to name of the block devices: kernels that scan in parallel number them as they come.
+
+        With native multipath they hang below the subsystem instead of the controller.
+        """
         found = self._guest.run(
-            f"ls -d $(grep -lx {NQN} /sys/class/nvme-subsystem/*/subsysnqn | sed s/subsysnqn//)nvme*n* "
-            f"/sys/class/nvme/{self.controller}/nvme*n* 2>/dev/null",
+            f"grep . $(grep -lx {NQN} /sys/class/nvme-subsystem/*/subsysnqn | sed s/subsysnqn//)nvme*n*/nsid "
+            f"/sys/class/nvme/{self.controller}/nvme*n*/nsid 2>/dev/null",
             check=False,
         ).out
-        names = {path.rsplit("/", 1)[-1] for path in found.split()}
-        return sorted(name for name in names if re.fullmatch(r"nvme\d+n\d+", name))
+        return {int(nsid): name for name, nsid in re.findall(r"/(nvme\d+n\d+)/nsid:(\d+)", found)}
 
     def namespace(self, nsid: int) -> Namespace:
         """The namespace's devices."""
-        name = next(head for head in self._heads() if head.endswith(f"n{nsid}"))
+        name = self._heads()[nsid]
         wait_until(lambda: self._guest.run(f"ls /dev/{name}", check=False).rc == 0, 10, f"there is a /dev/{name}")
         return Namespace(self._guest, f"/dev/{name}", f"/dev/ng{name.removeprefix('nvme')}", nsid)
 

@@ -24,14 +24,14 @@ ESTABLISHED = "01"
 NAMESPACE = {
     "num_grp": 2,
     "num_pu": 2,
-    "num_chk": 48,
+    "num_chk": 96,
     "clba": 64,
     "block_bytes": BLOCK,
     "ws_min": 4,
     "ws_opt": 8,
     "mw_cunits": 16,
 }
-"""Small chunks, for an emulated guest manages some hundred commands a second; 48 chunks leave holes behind each PU."""
+"""Small chunks, for an emulated guest manages some hundred commands a second; 96 chunks leave holes behind each PU."""
 
 SINGLE_BLOCK_NAMESPACE = {**NAMESPACE, "num_pu": 1, "num_chk": 16, "ws_min": 1, "ws_opt": 1, "mw_cunits": 0}
 """Where one block can be written, as list form 0 needs, and read at once."""

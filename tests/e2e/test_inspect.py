@@ -13,9 +13,9 @@ from tests.e2e.guest import GATEWAY, Guest
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 
-SPACE = 2 * 2 * 64 * 64
-"""Blocks of namespace 1's address space: 48 chunks take six bits."""
-CAPACITY = 2 * 2 * 48 * 64
+SPACE = 2 * 2 * 128 * 64
+"""Blocks of namespace 1's address space: 96 chunks take seven bits."""
+CAPACITY = 2 * 2 * 96 * 64
 
 
 def test_discover_lists_the_drive_at_the_advertised_address(guest: Guest, drive: Drive) -> None:
@@ -74,7 +74,7 @@ def test_geometry_by_admin_passthrough(guest: Guest, namespace: Namespace) -> No
     )
     geometry = ocssd.Geometry.decode(page)
     assert page[:2] == b"\x02\x00"
-    assert (geometry.grp_len, geometry.pu_len, geometry.chk_len, geometry.lbk_len) == (1, 1, 6, 6)
+    assert (geometry.grp_len, geometry.pu_len, geometry.chk_len, geometry.lbk_len) == (1, 1, 7, 6)
     assert {name: getattr(geometry, name) for name in NAMESPACE if name != "block_bytes"} == {
         name: value for name, value in NAMESPACE.items() if name != "block_bytes"
     }
@@ -103,7 +103,7 @@ def test_chunk_log_by_get_log(guest: Guest, namespace: Namespace) -> None:
     assert {(chunk.ct, chunk.cnlb) for chunk in table} == {(ocssd.SEQUENTIAL, geometry.clba)}
 
 
-@pytest.mark.parametrize(("offset", "size"), [(0, 32), (47 * 32, 64), (48 * 32 + 8, 16), (191 * 32, 32)])
+@pytest.mark.parametrize(("offset", "size"), [(0, 32), (95 * 32, 64), (96 * 32 + 8, 16), (383 * 32, 32)])
 def test_part_of_the_chunk_log(guest: Guest, namespace: Namespace, offset: int, size: int) -> None:
     whole = b"".join(ocssd.DESCRIPTOR.pack(*chunk) for chunk in namespace.chunks())
     page = raw_of(
