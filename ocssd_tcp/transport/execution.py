@@ -6,6 +6,7 @@ outcomes into responses. `transport.batch` handles the plain shapes of I/O faste
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from ocssd_tcp.media.ops import MediaOp, MediaStatus, OpKind
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR
 from ocssd_tcp.transport.responder import Responder
 from ocssd_tcp.transport.transfer import RunTransfer, Transfer
-from ocssd_tcp.wire.opcodes import BROADCAST_NSID, CONTROL_IN_CAPSULE, Admin, Direction, Io, SglType
+from ocssd_tcp.wire.opcodes import BROADCAST_NSID, CONTROL_IN_CAPSULE, Admin, Direction, Io, ListForm, SglType
 from ocssd_tcp.wire.status import CommandError, Status
 
 log = structlog.get_logger("transport")
@@ -56,6 +57,8 @@ class Executor:
         self._association = queue.association
         self._responder = transport.responder
         self._live = True
+        self._staging: Transfer | None = None  # the list of a slot, on its way
+        self._held: deque[tuple[Entry, IoCommand]] = deque()  # commands of slots that came after it
         limit = queue.association.subsystem.max_transfer
         self._max_transfer = limit or (1 << 32)
 
@@ -155,7 +158,11 @@ class Executor:
         if entry is None:
             raise CommandError(Status.INVALID_OPCODE, location=0)
         self._check_io_sgl(cmd, entry, len(data))
-        self._run(entry, IoCommand(cmd, namespace, self._association, data, self._media_done))
+        io = IoCommand(cmd, namespace, self._association, data, self._media_done)
+        if self._staging is not None and _uses_slots(cmd):
+            self._hold(entry, io)
+        else:
+            self._run(entry, io)
 
     def _check_io_sgl(self, cmd: Command, entry: Entry, n_capsule: int) -> None:
         vector = cmd.opc in _VECTOR
@@ -180,6 +187,23 @@ class Executor:
         else:
             self._responder.respond(io.cmd.cid)
 
+    def _hold(self, entry: Entry, io: IoCommand) -> None:
+        """Keep a command of slots until the list that is on its way has arrived: on one queue they take effect in
+        order (LBA-list binding, form 3)."""
+        io.capsule = memoryview(bytes(io.capsule))  # what it showed is the receive buffer's
+        self.outstanding[io.cmd.cid] = None
+        self._held.append((entry, io))
+
+    def _go_on(self, transfer: Transfer) -> None:
+        """If `transfer` was a list on its way, go on with the commands behind it, up to the next such list."""
+        if transfer is not self._staging:
+            return
+        self._staging = None
+        while self._held and self._staging is None:
+            entry, io = self._held.popleft()
+            del self.outstanding[io.cmd.cid]
+            self._run(entry, io)
+
     def _broadcast(self, cmd: Command, entry: Entry) -> None:
         """Flush with NSID FFFFFFFFh: every namespace; it completes with the first failure, once all have ended."""
         namespaces = list(self._association.namespaces.values())
@@ -195,6 +219,8 @@ class Executor:
         """Collect the first `n_bytes` of a command's data, then go on with it."""
         transfer = Transfer(self._transport.new_ttag(), cmd.cid, cmd.sqe, io=io, length=n_bytes)
         transfer.stage()
+        if io is not None and cmd.opc == Io.STAGE_LBA_LIST:
+            self._staging = transfer
         self.outstanding[cmd.cid] = transfer
         self._transport.request_data(transfer)
 
@@ -225,6 +251,7 @@ class Executor:
                     self._run(entry, transfer.io)
         except CommandError as error:
             self._fail(cmd, error.status, error.dw0, location=error.location)
+        self._go_on(transfer)
 
     def _land(self, transfer: RunTransfer) -> None:
         """The data of a plain write is complete: commit its runs now, or as soon as what was reserved before allows."""
@@ -357,6 +384,7 @@ class Executor:
         self._give_up(transfer)
         transfer.discard()
         self._fail(transfer.cmd, Status.ABORT_REQUESTED)
+        self._go_on(transfer)
         return True
 
     def drop(self) -> None:
@@ -365,7 +393,13 @@ class Executor:
         for transfer in self.outstanding.values():
             if transfer is not None:
                 self._give_up(transfer)
+        self._held.clear()
         self.outstanding.clear()
+
+
+def _uses_slots(cmd: Command) -> bool:
+    """Whether the command stages a list, or finds its own in a slot."""
+    return cmd.opc == Io.STAGE_LBA_LIST or (cmd.opc in _VECTOR and cmd.cdw13 & 15 == ListForm.SLOT)
 
 
 def _ignore(_op: MediaOp) -> None:
