@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 
+from ocssd_tcp.commands.tally import Counters, Latencies, Tally
 from ocssd_tcp.media.engine import Engine
 from ocssd_tcp.media.filters.stack import Layers, build_stack
 from ocssd_tcp.media.ops import Media
@@ -15,22 +16,13 @@ from ocssd_tcp.wire.lba_list import FORMS, N_SLOTS
 
 
 @dataclass(slots=True)
-class Counters:
-    """What hosts did to a namespace, for SMART and metrics: blocks, and commands."""
-
-    blocks_read: int = 0
-    blocks_written: int = 0
-    reads: int = 0
-    writes: int = 0
-
-
-@dataclass(slots=True)
 class Namespace:
     """An active namespace.
 
     `media` executes operations: the engine itself, or filters around it. `engine` owns the chunk tables (log page
     CAh, the batch processor's tables). `uuid` is stable for the life of the drive; NGUID is its 16 bytes. `layers`: the
-    filters around the engine; `restack` after a change of them.
+    filters around the engine; `restack` after a change of them. `tally`: I/O commands by outcome, but for the reads and
+    writes that succeeded, which `counters` has. `latencies`: of operations that came through the complete engine.
     """
 
     nsid: int
@@ -39,6 +31,8 @@ class Namespace:
     media: Media
     uuid: uuid.UUID
     counters: Counters = field(default_factory=Counters)
+    tally: Tally = field(default_factory=Tally)
+    latencies: Latencies = field(init=False)
     layers: Layers = field(default_factory=Layers)
     geometry_page: bytes = field(init=False)
     addresses: AddressMap = field(init=False)
@@ -46,6 +40,7 @@ class Namespace:
     def __post_init__(self) -> None:
         self.geometry_page = geometry_page(self.geometry, forms=FORMS, n_slots=N_SLOTS)
         self.addresses = AddressMap(self.geometry)
+        self.latencies = Latencies(self.geometry.num_pu * self.geometry.num_chk)
 
     def restack(self) -> None:
         """Put the filters of `layers` around the engine. Operations under way keep the path they are on."""

@@ -227,6 +227,9 @@ class Association:
     def failed(self, queue: QueuePair, command: Command, status: int, location: int) -> None:
         """Any command that ended with an error: an entry of the error log."""
         self.error_count += 1
+        namespace = self.namespaces.get(command.nsid) if queue.qid and command.opc != Admin.FABRICS else None
+        tally = self.subsystem.tally if namespace is None else namespace.tally
+        tally.count(is_io=queue.qid > 0, opcode=command.opc, status=status)
         slba = command.cdw10 | command.cdw11 << 32 if queue.qid and command.opc in _WITH_SLBA else 0
         nsid = 0 if command.opc == Admin.FABRICS else command.nsid
         self._errors.appendleft(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ocssd_tcp.commands.context import Health, SubsystemConfig
 from ocssd_tcp.commands.namespace import Namespace
+from ocssd_tcp.commands.tally import Tally
 
 if TYPE_CHECKING:
     from ocssd_tcp.controller.association import Association
@@ -20,6 +21,7 @@ class Subsystem:
     `namespaces`: active ones by NSID; change them by `add_namespace` and `remove_namespace` only. `allowed_hosts`:
     None for any. `associations`: live controllers by CNTLID. CNTLIDs are handed out in turn from `first_cntlid` on,
     so that one is not soon used again: Linux refuses a controller whose CNTLID another one of its own still has.
+    `tally`: admin and fabrics commands by outcome, and I/O commands that named no active namespace.
     """
 
     discovery = False
@@ -41,6 +43,7 @@ class Subsystem:
         self.health = health or Health()
         self.max_transfer = config.max_transfer
         self.associations: dict[int, Association] = {}
+        self.tally = Tally()
         self._next_cntlid = first_cntlid
 
     def allows(self, hostnqn: str) -> bool:

@@ -101,6 +101,16 @@ class Engine:
         """What the drive has been through since it was opened."""
         return self._shared.stats
 
+    @property
+    def n_open(self) -> int:
+        """Chunks that are open, or about to be opened by a write under way."""
+        return self._shared.n_open
+
+    @property
+    def shards(self) -> Sequence[PuShard]:
+        """The parallel units, in the order of their flat index: to look at, not to change."""
+        return self._shards
+
     # ---- for the batch processor: plain runs of sequential chunks
 
     def reserve_run(self, address_chunk: int, lblk: int, n_blocks: int) -> int:

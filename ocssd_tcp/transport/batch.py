@@ -81,10 +81,12 @@ class PlainNamespace:
         self.readable = engine.readable
         self.address = engine.address
 
-    def count_reads(self, n_reads: int, n_blocks: int) -> None:
-        """Count reads that have been answered."""
-        self.counters.reads += n_reads
-        self.counters.blocks_read += n_blocks
+    def count_reads(self, n_reads: int, n_vector: int, n_blocks: int) -> None:
+        """Count reads that have been answered, `n_vector` of them vector reads."""
+        counters = self.counters
+        counters.reads += n_reads
+        counters.vector_reads += n_vector
+        counters.blocks_read += n_blocks
 
 
 def _runs_of(space: PlainNamespace, lbas: Sequence[int]) -> list[Run]:
@@ -234,7 +236,7 @@ class BatchProcessor:
         at, used, n_bytes = tx.n * IOV_BYTES, tx.used, tx.n_bytes
         arena_view = memoryview(arena) if tail else view
         joined = -1  # where in the arena the last piece ends, if it is one of the arena
-        last_nsid = n_reads = n_blocks_read = 0
+        last_nsid = n_reads = n_vector = n_blocks_read = 0
         space: PlainNamespace | None = None
 
         while end - position >= 24:
@@ -271,8 +273,8 @@ class BatchProcessor:
                     break
                 if nsid != last_nsid:
                     if space is not None:
-                        space.count_reads(n_reads, n_blocks_read)
-                        n_reads = n_blocks_read = 0
+                        space.count_reads(n_reads, n_vector, n_blocks_read)
+                        n_reads = n_vector = n_blocks_read = 0
                     space, last_nsid = self._space(nsid), nsid
                 if space is None or cdw12 & _FUA:
                     break
@@ -320,6 +322,7 @@ class BatchProcessor:
                         joined = used
                     at = piece
                     n_reads += 1
+                    n_vector += opcode != _READ
                     n_blocks_read += n_blocks
                     room -= 1
                     position = after
@@ -343,6 +346,7 @@ class BatchProcessor:
                             break
                         if not _append(space, runs[0], view[capsule_at : capsule_at + length]):
                             break
+                        space.counters.vector_writes += opcode != _WRITE
                         room -= 1
                     else:
                         ttag = self._reserve(space, runs, cid, data, position) if sgl_type == _TRANSPORT else 0
@@ -382,7 +386,7 @@ class BatchProcessor:
             position = after
 
         if space is not None:
-            space.count_reads(n_reads, n_blocks_read)
+            space.count_reads(n_reads, n_vector, n_blocks_read)
         tx.n, tx.used, tx.n_bytes = at // IOV_BYTES, used, n_bytes
         queue.sqhd = sqhd
         self._responder.n_completed += completed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Protocol
 
 import structlog
@@ -139,6 +140,8 @@ class Executor:
     def _finish_control(self, cmd: Command, reply: Reply) -> None:
         if reply.status:
             self._association.failed(self._queue, cmd, reply.status, reply.location)
+        else:
+            self._association.subsystem.tally.count(is_io=self._queue.qid > 0, opcode=cmd.opc)
         self._responder.reply(cmd.cid, reply, cmd.sgl_length)
 
     # --- I/O commands -----------------------------------------------------------------------------------
@@ -177,15 +180,22 @@ class Executor:
         answer: Answer = entry.handler(io)
         if isinstance(answer, MediaOp):
             self.outstanding[io.cmd.cid] = None
-            io.namespace.media.submit(answer)
+            self._submit(answer, io)
         elif isinstance(answer, Fetch):
             self._fetch(io.cmd, io, answer.n_bytes)
         elif isinstance(answer, Reply):
+            io.namespace.tally.count(is_io=True, opcode=io.cmd.opc, status=answer.status)
             self._responder.reply(io.cmd.cid, answer, io.cmd.sgl_length)
         elif answer:
             self._fail(io.cmd, answer)
         else:
+            io.namespace.tally.count(is_io=True, opcode=io.cmd.opc)
             self._responder.respond(io.cmd.cid)
+
+    @staticmethod
+    def _submit(op: MediaOp, io: IoCommand) -> None:
+        io.submitted = perf_counter()
+        io.namespace.media.submit(op)
 
     def _hold(self, entry: Entry, io: IoCommand) -> None:
         """Keep a command of slots until the list that is on its way has arrived: on one queue they take effect in
@@ -235,7 +245,7 @@ class Executor:
             self.outstanding[transfer.cid] = None
             transfer.io.failed = transfer.failed
             transfer.op.kind = OpKind.ABORT if transfer.failed else OpKind.COMMIT
-            transfer.io.namespace.media.submit(transfer.op)
+            self._submit(transfer.op, transfer.io)
             return
         cmd = transfer.cmd
         del self.outstanding[cmd.cid]
@@ -266,7 +276,7 @@ class Executor:
         extents = transfer.extents()
         done = self._joined(io, len(extents))
         for extent in extents:
-            transfer.namespace.media.submit(MediaOp(kind, (extent,), done, context=io))
+            self._submit(MediaOp(kind, (extent,), done, context=io), io)
 
     def _joined(self, io: IoCommand, n_ops: int) -> Callable[[MediaOp], None]:
         """A `done` for `n_ops` operations of one command, which ends with the first failure once all have ended."""
@@ -302,6 +312,8 @@ class Executor:
                 self._roll_back(op, io)
             return
         self.outstanding.pop(io.cmd.cid, None)
+        if io.submitted:
+            io.namespace.latencies.add(op, perf_counter() - io.submitted)
         _FINISH[op.kind](self, op, io)
         self._transport.notify()
 
@@ -324,7 +336,10 @@ class Executor:
         counters = io.namespace.counters
         if cmd.opc in (Io.WRITE, Io.VECTOR_WRITE):
             counters.writes += 1
+            counters.vector_writes += cmd.opc == Io.VECTOR_WRITE
             counters.blocks_written += (cmd.cdw12 & 0xFFFF) + 1
+        elif op.kind is not OpKind.READ:  # reads have been counted with their data
+            io.namespace.tally.count(is_io=True, opcode=cmd.opc)
         self._responder.respond(cmd.cid)
 
     def _finish_read(self, op: MediaOp, io: IoCommand) -> None:
@@ -333,6 +348,7 @@ class Executor:
             return
         counters = io.namespace.counters
         counters.reads += 1
+        counters.vector_reads += io.cmd.opc == Io.VECTOR_READ
         counters.blocks_read += (io.cmd.cdw12 & 0xFFFF) + 1
         memory = io.namespace.engine.memory
         if self._responder.media_data(io.cmd.cid, memory, op.pieces, io.cmd.sgl_length, op.status):
@@ -362,6 +378,8 @@ class Executor:
             return
         if status:
             self._association.failed(self._queue, cmd, status, 0xFFFF)
+        else:
+            io.namespace.tally.count(is_io=True, opcode=cmd.opc)
         engine = io.namespace.engine
         descriptors = b"".join(
             _NO_DESCRIPTOR if extent.chunk < 0 else engine.descriptor(extent.chunk) for extent in op.extents

@@ -10,6 +10,7 @@ from ocssd_tcp.commands.registry import Command
 from ocssd_tcp.media.engine import Engine, Run
 from ocssd_tcp.media.memory import Memory
 from ocssd_tcp.media.ops import Extent, MediaOp, Piece
+from ocssd_tcp.wire.opcodes import Io
 
 DIRECT_MIN = 16 * 1024  #: from here on, receiving straight into the media beats a copy from the receive buffer
 
@@ -142,5 +143,6 @@ class RunTransfer(Transfer):
             return False
         counters = self.namespace.counters
         counters.writes += 1
+        counters.vector_writes += self.sqe[0] == Io.VECTOR_WRITE
         counters.blocks_written += self.length // self.namespace.geometry.block_stride
         return True
