@@ -64,6 +64,7 @@ class Directory:
 
     What an operator may change while hosts are connected: `subsystem.add_namespace`, `subsystem.remove_namespace`,
     `set_allowed_hosts`, `discovery.set_listeners`, `discovery.add_referral`, `discovery.remove_referral`.
+    `n_terminated`: connections that were ended because the host broke NVMe/TCP.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Directory:
             first_cntlid=first_cntlid,
         )
         self.discovery = Discovery(config, self.subsystem, first_cntlid=first_cntlid)
+        self.n_terminated = 0
         self._subsystems: dict[str, Subsystem] = {s.nqn: s for s in (self.subsystem, self.discovery)}
 
     @property

@@ -12,12 +12,14 @@ import ctypes
 import functools
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from ocssd_tcp.commands.tally import Histogram
 from ocssd_tcp.controller.directory import Directory
 from ocssd_tcp.transport.connection import Phase, TargetConnection
 from ocssd_tcp.transport.rxbuf import RxBuffer
@@ -55,7 +57,9 @@ class SocketOptions:
 class Peer:
     """A connection and its socket."""
 
-    __slots__ = ("_fd", "_loop", "_reading", "_recv_into", "_server", "_writev", "connection", "sock", "writing")
+    __slots__ = (
+        "_fd", "_loop", "_readable", "_reading", "_recv_into", "_server", "_writev", "connection", "sock", "writing",
+    )  # fmt: skip
 
     def __init__(self, server: Server, sock: socket.socket, connection: TargetConnection) -> None:
         self._server = server
@@ -65,6 +69,7 @@ class Peer:
         self._recv_into = sock.recv_into
         self._writev = functools.partial(_writev, self._fd)
         self.connection = connection
+        self._readable = self.readable if server.events is None else functools.partial(self._timed, server.events)
         self._reading = False
         self.writing = False
         self._read()
@@ -72,7 +77,7 @@ class Peer:
     def _read(self) -> None:
         if not self._reading:
             self._reading = True
-            self._loop.add_reader(self._fd, self.readable)
+            self._loop.add_reader(self._fd, self._readable)
 
     def _pause(self) -> None:
         if self._reading:
@@ -101,6 +106,12 @@ class Peer:
             server.rearm()
         if server.poll_seconds:
             server.poll(now)
+
+    def _timed(self, events: Histogram) -> None:
+        """As `readable`, for a server that is watched."""
+        begun = perf_counter()
+        self.readable()
+        events.add(perf_counter() - begun)
 
     def flush(self) -> None:
         """Send what is queued; while the socket takes no more, nothing is received."""
@@ -149,7 +160,11 @@ class Peer:
 
 
 class Server:
-    """The listeners and all connections of a daemon."""
+    """The listeners and all connections of a daemon.
+
+    `events`: how long each receive with all that follows from it has taken; None: not measured, and to be set before
+    the first connection. `n_accepted`, `n_refused`: connections so far, and those above the limit.
+    """
 
     def __init__(self, options: SocketOptions) -> None:
         self.loop = asyncio.get_running_loop()
@@ -163,8 +178,16 @@ class Server:
         self._directory_timer: asyncio.TimerHandle | None = None
         self._poll_until = 0.0
         self._polling = False
+        self.events: Histogram | None = None
+        self.n_accepted = 0
+        self.n_refused = 0
         self.now = self.loop.time
         self.poll_seconds = options.poll_us / 1e6
+
+    @property
+    def connections(self) -> Collection[TargetConnection]:
+        """Those that are open."""
+        return self._peers.keys()
 
     def listen(self, addresses: Sequence[A]) -> list[A]:
         """Bind and listen; the addresses with the ports that were chosen. OSError, its `filename` the address."""
@@ -216,7 +239,9 @@ class Server:
                 return
             if len(self._peers) >= self._options.max_connections:
                 sock.close()
+                self.n_refused += 1
                 continue
+            self.n_accepted += 1
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

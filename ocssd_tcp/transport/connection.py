@@ -223,6 +223,9 @@ class TargetConnection:
         is_io = self.queue is not None and self.queue.qid > 0 and command.opc != Admin.FABRICS
         if len(data) > (self._in_capsule_bytes if is_io else CONTROL_IN_CAPSULE):
             raise FatalTransportError(Fes.DATA_LIMIT_EXCEEDED, 0, f"{len(data)} bytes in a capsule", bytes(pdu[:72]))
+        queue = self.queue
+        if queue is not None and queue.association.subsystem.trace is not None:
+            self.responder.traced.arrived(command, is_io=is_io)
         if data and self.encoder.data_digest:
             end = frame.data_offset + frame.data_bytes
             if crc32c(data) != int.from_bytes(pdu[end : end + DIGEST_BYTES], "little"):
@@ -360,6 +363,7 @@ class TargetConnection:
 
     def _terminate(self, error: FatalTransportError) -> None:
         """Send C2HTermReq, drop the queue, and wait for the peer's FIN. A TermReq is never answered with a TermReq."""
+        self._directory.n_terminated += 1
         log.warning("host broke NVMe/TCP", peer=self.peer, fes=error.fes.name, fei=error.fei, why=str(error))
         if error.header[:1] == bytes([PduType.H2C_TERM_REQ]):
             self._closed("the host sent a malformed H2CTermReq")

@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "cli": {"host"},
     "daemon": {"transport", "config", "observe"},
     "config": {"ocssd"},
-    "observe": set(),
+    "observe": {"transport"},
     "transport": {"controller", "wire"},
     "controller": {"commands", "wire"},
     "commands": {"media", "wire"},
