@@ -186,10 +186,10 @@ def _one_holds_the_other(place: str, key: str) -> bool:
 
 def _nearest(name: str, known: Collection[str]) -> str:
     """A hint at what an unknown name was meant to be."""
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
     elsewhere = [
         declared.heading for declared in TABLES.values() if name in {entry.name for entry in keys_of(declared.content)}
     ]
-    return f"; it belongs under {elsewhere[0]}" if elsewhere else f"; allowed: {', '.join(known)}"
+    if elsewhere:
+        return f"; it belongs under {elsewhere[0]}"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(known)}"

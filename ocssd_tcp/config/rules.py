@@ -18,6 +18,8 @@ def broken_rules(config: Config) -> Iterator[tuple[str, str]]:
     yield from _impossible_geometries(config)
     yield from _transfer_limit(config)
     yield from _repeated_uuids(config)
+    yield from _incomplete_latency(config)
+    yield from _misplaced_limits(config)
 
 
 def _impossible_geometries(config: Config) -> Iterator[tuple[str, str]]:
@@ -48,3 +50,24 @@ def _repeated_uuids(config: Config) -> Iterator[tuple[str, str]]:
     for index, namespace in enumerate(config.namespaces):
         if namespace.uuid is not None and seen.setdefault(namespace.uuid, index) != index:
             yield f"namespace.{index}.uuid", f"= {shown(str(namespace.uuid))}: namespace.{seen[namespace.uuid]} has it"
+
+
+def _incomplete_latency(config: Config) -> Iterator[tuple[str, str]]:
+    latency = config.latency
+    if latency.flash is not None:
+        return
+    missing = [name for name, value in latency.times.items() if value is None]
+    if latency.is_on and missing:
+        yield f"latency.{missing[0]}", "absent: set it, or set latency.flash"
+    elif missing and latency.jitter:
+        yield "latency.jitter", f"= {latency.jitter}: there is no latency to vary; set latency.flash or the four times"
+
+
+def _misplaced_limits(config: Config) -> Iterator[tuple[str, str]]:
+    seen: dict[int, int] = {}
+    for index, limit in enumerate(config.limits):
+        key = f"limits.{index}.nsid"
+        if limit.nsid > len(config.namespaces):
+            yield key, f"= {limit.nsid}: allowed: 0 (the whole drive) to {len(config.namespaces)}"
+        elif seen.setdefault(limit.nsid, index) != index:
+            yield key, f"= {limit.nsid}: limits.{seen[limit.nsid]} has it"

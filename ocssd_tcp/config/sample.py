@@ -42,7 +42,8 @@ def sample() -> str:
     """A configuration in which every key stands, commented out, with its default or an example."""
     lines = ["# Configuration of ocssd-tcpd. Keys that are commented out show their default, or an example.", ""]
     for declared in TABLES.values():
-        lines += [f"# {_purpose(declared)}", declared.heading]
+        optional = "#" if declared.repeated and not declared.at_least else ""  # as written it would be one of them
+        lines += [f"# {_purpose(declared)}", f"{optional}{declared.heading}"]
         for entry in keys_of(declared.content):
             text = f"{entry.doc} Allowed: {entry.kind.allowed}."
             lines += textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)

@@ -30,13 +30,15 @@ from ocssd_tcp.config.values import (
     integer,
     list_of,
     matching,
+    number,
     size,
     size_choice,
 )
-from ocssd_tcp.ocssd.geometry import CHOICES, FLAGS, RANGES, Geometry
+from ocssd_tcp.ocssd.geometry import CHOICES, FLAGS, RANGES, U32_MAX, Geometry
 
 MAX_NAMESPACES = 1024
 _DEFAULT_GEOMETRY = Geometry()
+_NANOSECONDS = integer(0, U32_MAX)
 
 
 class Key(NamedTuple):
@@ -213,6 +215,53 @@ GEOMETRY_KEYS = tuple(entry.name for entry in fields(NamespaceConfig) if hasattr
 
 
 @dataclass(frozen=True, slots=True)
+class LatencyConfig:
+    """How long flash takes (docs/latency.md). Without `flash` and without all four times the drive answers at once."""
+
+    flash: str | None = key(
+        None, choice("slc", "mlc", "tlc", "qlc"), "Cells of the flash, which give the four times.", example='"tlc"'
+    )
+    read_ns: int | None = key(
+        None, _NANOSECONDS, "Nanoseconds to read a write unit. Absent: as `flash` has it.", example="77500"
+    )
+    program_ns: int | None = key(
+        None, _NANOSECONDS, "Nanoseconds to program a write unit. Absent: as `flash` has it.", example="2225000"
+    )
+    erase_ns: int | None = key(
+        None, _NANOSECONDS, "Nanoseconds to erase a chunk. Absent: as `flash` has it.", example="3000000"
+    )
+    transfer_ns: int | None = key(
+        None,
+        _NANOSECONDS,
+        "Nanoseconds of a write unit on the bus of its group. Absent: as `flash` has it.",
+        example="52433",
+    )
+    jitter: float = key(
+        0.0, number(0, 1), "Standard deviation of reads, programs and erases as a share of their time. 0: none."
+    )
+    seed: int = key(1, integer(0, U32_MAX), "Seed of the jitter: the same seed and the same commands, the same times.")
+
+    @property
+    def times(self) -> dict[str, int | None]:
+        """The four times, those that are absent too."""
+        return {name: getattr(self, name) for name in ("read_ns", "program_ns", "erase_ns", "transfer_ns")}
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any time is given."""
+        return self.flash is not None or any(value is not None for value in self.times.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """What the drive, or one namespace, does at most in a second (docs/limits.md)."""
+
+    nsid: int = key(0, integer(0, MAX_NAMESPACES), "The namespace. 0: the whole drive.")
+    iops: int = key(0, integer(0, 1_000_000_000), "Commands per second. 0: no limit.")
+    bytes_per_second: int = key(0, size(0, 1 << 50), "Bytes per second, reads and writes together. 0: no limit.")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration. Only the composition root sees it; each object is given its own part.
 
@@ -225,6 +274,8 @@ class Config:
     namespaces: tuple[NamespaceConfig, ...] = table(
         "namespace", NamespaceConfig, repeated=True, at_least=1, at_most=MAX_NAMESPACES
     )
+    latency: LatencyConfig = table("latency", LatencyConfig)
+    limits: tuple[LimitsConfig, ...] = table("limits", LimitsConfig, repeated=True, at_most=MAX_NAMESPACES + 1)
     source: str = ""
 
 

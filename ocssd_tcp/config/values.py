@@ -55,6 +55,17 @@ def integer(low: int, high: int) -> Kind:
     return Kind(f"a whole number from {low} to {high}", parse)
 
 
+def number(low: float, high: float) -> Kind:
+    """A number, whole or not, from `low` to `high`, both included."""
+
+    def parse(value: object) -> float:
+        if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
+            raise ValueError  # NaN too: it compares to nothing
+        return float(value)  # type: ignore[arg-type]
+
+    return Kind(f"a number from {low} to {high}", parse)
+
+
 def _byte_count(value: object) -> int:
     if type(value) is int:
         return value

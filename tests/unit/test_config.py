@@ -11,7 +11,7 @@ import pytest
 
 from ocssd_tcp.config import Address, Config, NamespaceConfig, load
 from ocssd_tcp.config.sample import effective, sample
-from ocssd_tcp.config.schema import GEOMETRY_KEYS, TABLES, keys_of
+from ocssd_tcp.config.schema import GEOMETRY_KEYS, TABLES, LatencyConfig, LimitsConfig, keys_of
 from ocssd_tcp.ocssd.geometry import Geometry
 
 EVERY_KEY = """
@@ -55,6 +55,19 @@ uuid = "B5B0B1EE-4d0e-4c33-9d3c-0a7c2f1d6e01"
 dlfeat = 2
 [[namespace]]
 block_bytes = 512
+[latency]
+flash = "qlc"
+read_ns = 1
+program_ns = 2
+erase_ns = 3
+transfer_ns = 0
+jitter = 0.25
+seed = 7
+[[limits]]
+nsid = 2
+iops = 1000
+bytes_per_second = "1MiB"
+[[limits]]
 """
 
 
@@ -84,6 +97,8 @@ def test_no_configuration_is_the_documented_default(tmp_path: Path, monkeypatch:
     assert (namespace.maxoc, namespace.maxocpu, namespace.wit, namespace.pe_cycles) == (0, 0, 10, 1000)
     assert (namespace.early_reset, namespace.multi_reset, namespace.vector_copy) == (True, False, True)
     assert (namespace.uuid, namespace.dlfeat) == (None, 1)
+    assert not config.latency.is_on
+    assert config.limits == ()
     assert not list(tmp_path.iterdir())
 
 
@@ -103,6 +118,8 @@ def test_every_key_of_a_file_arrives(tmp_path: Path) -> None:
         1, 3, 5, 24, 4096, 16, 2, 6, 0, 4, 2, False, True, False, 0, 0, UUID("b5b0b1ee-4d0e-4c33-9d3c-0a7c2f1d6e01"), 2
     )
     assert second == NamespaceConfig(block_bytes=512)
+    assert config.latency == LatencyConfig("qlc", 1, 2, 3, 0, 0.25, 7)
+    assert config.limits == (LimitsConfig(2, 1000, 1 << 20), LimitsConfig(0, 0, 0))
 
 
 def test_a_namespace_describes_its_geometry(tmp_path: Path) -> None:
@@ -163,7 +180,8 @@ def test_the_sample_loads_to_the_defaults(tmp_path: Path) -> None:
 
 def test_every_line_of_the_sample_can_be_uncommented(tmp_path: Path) -> None:
     text = "\n".join(
-        line.removeprefix("#") if " = " in line and line[:2] != "# " else line for line in sample().split("\n")
+        line.removeprefix("#") if line[:2] == "#[" or (" = " in line and line[:2] != "# ") else line
+        for line in sample().split("\n")
     )
     load(written(tmp_path, text))
     read = tomllib.loads(text)

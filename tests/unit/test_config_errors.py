@@ -69,6 +69,15 @@ def namespace(*lines: str) -> str:
         (namespace("dlfeat = true"), ["namespace.0.dlfeat = true", "0, 1 or 2"]),
         (namespace("early_reset = 1"), ["namespace.0.early_reset = 1", "true or false"]),
         ('[observe]\nlog_level = "loud"\n', ['observe.log_level = "loud"', '"debug", "info", "warning" or "error"']),
+        # time
+        ("[latency]\njitter = 0.1\n", ["latency.jitter = 0.1", "set latency.flash or the four times"]),
+        ("[latency]\nread_ns = 0\n", ["latency.program_ns", "absent", "set latency.flash"]),
+        ('[latency]\nflash = "plc"\n', ['latency.flash = "plc"', '"slc", "mlc", "tlc" or "qlc"']),
+        ("[latency]\njitter = nan\n", ["latency.jitter = nan", "a number from 0 to 1"]),
+        ("[latency]\njitter = true\n", ["latency.jitter = true", "a number from 0 to 1"]),
+        ("[latency]\nerase_ns = -1\n", ["latency.erase_ns = -1", "0 to 4294967295"]),
+        ("[[limits]]\nnsid = 2\n", ["limits.0.nsid = 2", "0 (the whole drive) to 1"]),
+        ("[[limits]]\n[[limits]]\n", ["limits.1.nsid = 0", "limits.0 has it"]),
         # addresses
         (target('listen = "127.0.0.1:4420"'), ['target.listen = "127.0.0.1:4420"', "not a list"]),
         (target("listen = []"), ["target.listen = []", "an empty list", '"127.0.0.1:4420"']),
