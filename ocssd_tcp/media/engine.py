@@ -30,10 +30,14 @@ class HotTables:
 
     `readable` ('I'): blocks that can be read from block 0 on: Open max(0, wp - mw_cunits), Closed wp, else 0 (random
     chunks too). `address` ('Q'): where block 0 is in the process's memory, 0 if the chunk does not exist.
+    `reserved` ('I'): what is under way to the chunk, as `PuShard` says. `table` ('Q', by address chunk >> chk_len):
+    where the chunk entries of the parallel unit are in the process's memory.
     """
 
     readable: memoryview
     address: memoryview
+    reserved: memoryview
+    table: memoryview
 
 
 class Engine:
@@ -60,6 +64,7 @@ class Engine:
         self.ncap = ncap  #: blocks that exist: the sum of CNLB
         self.addresses = AddressMap(geometry)
         self.n_address_chunks = self.addresses.n_address_chunks
+        self.tables = tables
         self.readable = tables.readable
         self.address = tables.address
         self.log_bytes = geometry.n_chunks * CHUNK_DESCRIPTOR.size  #: size of log page CAh
@@ -77,11 +82,11 @@ class Engine:
         self._admissions = Admissions(
             shards, geometry.num_chk, geometry.ws_min, geometry.block_stride, staging, self._finish
         )
-        #: by address chunk >> chk_len; None where no parallel unit is
-        self._shard_at: list[PuShard | None] = [None] * (1 << (geometry.grp_len + geometry.pu_len))
+        #: by address chunk >> chk_len; None where no parallel unit is, and everywhere once the engine is closed
+        self.shard_at: list[PuShard | None] = [None] * (1 << (geometry.grp_len + geometry.pu_len))
         for shard in shards:
             at = self.addresses.address_chunk(shard.pu * geometry.num_chk) >> geometry.chk_len
-            self._shard_at[at] = shard
+            self.shard_at[at] = shard
         self._handlers: list[Callable[[MediaOp], None]] = [self._refuse] * len(OpKind)
         self._handlers[OpKind.READ] = self._read
         self._handlers[OpKind.WRITE] = self._write
@@ -118,7 +123,7 @@ class Engine:
 
         0: not such a write (or one that fails): nothing changed, RESERVE says the rest.
         """
-        shard = self._shard_at[address_chunk >> self._chk_len] if address_chunk < self.n_address_chunks else None
+        shard = self.shard_at[address_chunk >> self._chk_len] if address_chunk < self.n_address_chunks else None
         chk = address_chunk & self._chk_mask
         if shard is None or chk >= self._num_chk:
             return 0
@@ -129,7 +134,7 @@ class Engine:
 
         False: nothing changed; submit a COMMIT with the run as its one extent.
         """
-        shard = self._shard_at[address_chunk >> self._chk_len]
+        shard = self.shard_at[address_chunk >> self._chk_len]
         return shard is not None and shard.commit_run(address_chunk & self._chk_mask, lblk, n_blocks)
 
     def reserve_runs(self, runs: Sequence[Run]) -> list[int]:
@@ -140,7 +145,7 @@ class Engine:
         """
         places: list[int] = []
         for address_chunk, lblk, n_blocks in runs:
-            shard = self._shard_at[address_chunk >> self._chk_len] if address_chunk < self.n_address_chunks else None
+            shard = self.shard_at[address_chunk >> self._chk_len] if address_chunk < self.n_address_chunks else None
             chk = address_chunk & self._chk_mask
             place = 0
             if shard is not None and chk < self._num_chk and shard.is_idle(chk):
@@ -155,7 +160,7 @@ class Engine:
     def commit_runs(self, runs: Sequence[Run]) -> bool:
         """Commit what `reserve_runs` set aside, all or nothing. False: submit a COMMIT for each, its one extent."""
         for address_chunk, lblk, n_blocks in runs:
-            shard = self._shard_at[address_chunk >> self._chk_len]
+            shard = self.shard_at[address_chunk >> self._chk_len]
             if shard is None or not shard.holds_only(address_chunk & self._chk_mask, lblk, n_blocks):
                 return False
         return all(self.commit_run(*run) for run in runs)
@@ -426,7 +431,7 @@ class Engine:
     def close(self) -> bool:
         """Refuse what comes, make everything durable, give spare space back. False if the disk refused."""
         self._handlers = [self._refuse] * len(OpKind)
-        self._shard_at = [None] * len(self._shard_at)
+        self.shard_at[:] = [None] * len(self.shard_at)
         is_durable = self._flusher.close(self._shards)
         for shard in self._unswept:
             shard.sweep()

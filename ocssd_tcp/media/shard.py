@@ -37,6 +37,9 @@ POPULATE_BYTES = 16 << 20
 _CNLB, _WP = 2, 3
 _FREE = ChunkState.FREE.value
 
+#: In `PuShard.reserved`: what is under way to the chunk is known to its shard only.
+BUSY = 0xFFFF_FFFF
+
 
 class Reservation:
     """Blocks `lblk` .. `end` of chunk `chk`, set aside for a write that is under way.
@@ -103,15 +106,19 @@ class PuShard:
     """One parallel unit. `pu`: its flat index; `chk` counts chunks within it; `lblk`, `n_blocks` are blocks.
 
     `offset`: where its data begin in the flat memory. `table`: its log entries; `wear`: resets of each chunk (u32);
-    `readable`: its part of the engine's table; `written`: a bit per block of random-write chunks, or None.
-    `fd`: its data file, owned by the store.
+    `readable`, `reserved`: its parts of the engine's tables; `written`: a bit per block of random-write chunks, or
+    None. `fd`: its data file, owned by the store.
+
+    `reserved` is the short form of what is under way to a chunk. 0: nothing. A number of blocks: one plain append, of
+    the blocks from wp to there; whoever set it aside may commit it by moving wp (the batch processor does). BUSY: more
+    than that, all of it in `_queues` and `_stale`. A plain append becomes a `Reservation` when somebody asks for it.
     """
 
     __slots__ = (
         "_base", "_chunk_bytes", "_clba", "_fenced", "_flushed_states", "_in_flight", "_maxoc", "_maxocpu",
         "_mw_cunits", "_pe_cycles", "_queues", "_shared", "_stale", "_stride", "_words", "_written_bytes",
-        "_ws_min", "fd", "flushed", "has_failed", "is_dirty", "n_open", "offset", "pu", "readable", "table",
-        "wear", "written",
+        "_ws_min", "fd", "flushed", "has_failed", "is_dirty", "n_open", "offset", "pu", "readable", "reserved",
+        "table", "wear", "written",
     )  # fmt: skip
 
     def __init__(
@@ -124,6 +131,7 @@ class PuShard:
         table: memoryview,
         wear: memoryview,
         readable: memoryview,
+        reserved: memoryview,
         written: memoryview | None,
         flushed: FlushedCopy,
     ) -> None:
@@ -135,6 +143,7 @@ class PuShard:
         self.table = table
         self.wear = wear
         self.readable = readable
+        self.reserved = reserved
         self.written = written
         self.flushed = flushed
         self._words = table.cast("Q")
@@ -151,7 +160,7 @@ class PuShard:
         self.n_open = 0
         self.is_dirty = False
         self.has_failed = False
-        self._queues: dict[int, list[Reservation]] = {}  #: outstanding reservations, oldest first
+        self._queues: dict[int, list[Reservation]] = {}  #: outstanding reservations of BUSY chunks, oldest first
         self._stale: dict[int, list[Reservation]] = {}  #: rolled back, but their owner may still be storing data
         self._fenced: set[int] = set()  #: reset, but the disk does not know it yet
         self._flushed_states: bytes | None = None
@@ -181,12 +190,15 @@ class PuShard:
 
     def pointer(self, chk: int) -> int:
         """The reserve pointer of a sequential Free or Open chunk: where the next write goes."""
-        queue = self._queues.get(chk)
-        return queue[-1].end if queue else int(self._words[chk * 4 + _WP])
+        end = self.reserved[chk]
+        if end == BUSY:
+            queue = self._queues.get(chk)
+            end = queue[-1].end if queue else 0
+        return int(end or self._words[chk * 4 + _WP])
 
     def is_idle(self, chk: int) -> bool:
         """Whether no write to the chunk is outstanding."""
-        return chk not in self._queues
+        return not self.reserved[chk] or (self.reserved[chk] == BUSY and chk not in self._queues)
 
     def meets_stale(self, chk: int, lblk: int, end: int) -> bool:
         """Whether somebody whose write was rolled back may still be storing data into these blocks."""
@@ -213,19 +225,18 @@ class PuShard:
         words = self._words
         at = chk * 4
         kind = words[at] & KIND_MASK
-        queue = self._queues.get(chk)
-        if lblk != (queue[-1].end if queue else words[at + _WP]) or n_blocks % self._ws_min or n_blocks <= 0:
+        if lblk != self.pointer(chk) or n_blocks % self._ws_min or n_blocks <= 0:
             return False
         if lblk + n_blocks > words[at + _CNLB] or chk in self._stale:
             return False
         if kind == OPEN_SEQUENTIAL:
             return True
-        return kind == FREE_SEQUENTIAL and (queue is not None or self.open(chk))
+        return kind == FREE_SEQUENTIAL and (not self.is_idle(chk) or self.open(chk))
 
     def append(self, chk: int, lblk: int, data: memoryview) -> bool:
         """Store the blocks `data` at the write pointer and advance it. False: not a plain append, nothing changed."""
         n_blocks, rest = divmod(len(data), self._stride)
-        if rest or chk in self._queues or not self._takes(chk, lblk, n_blocks):
+        if rest or self.reserved[chk] or not self._takes(chk, lblk, n_blocks):
             return False
         start = self.offset + (chk * self._clba + lblk) * self._stride
         self._shared.memory.view[start : start + len(data)] = data
@@ -235,14 +246,17 @@ class PuShard:
     def reserve_run(self, chk: int, lblk: int, n_blocks: int) -> int:
         """Set a plain append aside; the address of its blocks. 0: it is none, nothing changed."""
         words, at, end = self._words, chk * 4, lblk + n_blocks
-        # The usual case first, spelt out: an Open chunk, and no other write to it under way.
-        if (
-            words[at + _WP] == lblk
-            and words[at] & KIND_MASK == OPEN_SEQUENTIAL
-            and end <= words[at + _CNLB]
-            and not (n_blocks % self._ws_min or self._stale or chk in self._queues)
-        ):
-            self._queues[chk] = [Reservation(self, chk, lblk, end)]
+        if not self.reserved[chk]:
+            # The usual case first, spelt out: an Open chunk, and no other write to it under way.
+            is_usual = (
+                words[at + _WP] == lblk
+                and words[at] & KIND_MASK == OPEN_SEQUENTIAL
+                and end <= words[at + _CNLB]
+                and not n_blocks % self._ws_min
+            )
+            if not is_usual and not self._takes(chk, lblk, n_blocks):
+                return 0
+            self.reserved[chk] = end
         elif self._takes(chk, lblk, n_blocks):
             self.hold(Reservation(self, chk, lblk, end))
         else:
@@ -251,19 +265,40 @@ class PuShard:
 
     def commit_run(self, chk: int, lblk: int, n_blocks: int) -> bool:
         """Commit what `reserve_run` set aside, if it is alone in its chunk. False: nothing changed."""
-        if not self.holds_only(chk, lblk, n_blocks):
+        end = lblk + n_blocks
+        if self.reserved[chk] == end and self._words[chk * 4 + _WP] == lblk:
+            self.reserved[chk] = 0
+        elif self.holds_only(chk, lblk, n_blocks):
+            del self._queues[chk]
+            self._shorten(chk)
+        else:
             return False
-        del self._queues[chk]
-        self._advance(chk, lblk + n_blocks)
+        self._advance(chk, end)
         return True
 
     def holds_only(self, chk: int, lblk: int, n_blocks: int) -> bool:
         """Whether a run that `reserve_run` set aside is the only write under way in its chunk."""
+        end = self.reserved[chk]
+        if end != BUSY:
+            return bool(end == lblk + n_blocks and self._words[chk * 4 + _WP] == lblk)
         queue = self._queues.get(chk)
         if queue is None or len(queue) != 1:
             return False
         head = queue[0]
         return head.lblk == lblk and head.end == lblk + n_blocks and head.admission is None
+
+    def _writes(self, chk: int) -> list[Reservation]:
+        """The writes to a chunk that are under way, oldest first, each an object from now on."""
+        end = self.reserved[chk]
+        if end and end != BUSY:
+            self.reserved[chk] = BUSY
+            self._queues[chk] = [Reservation(self, chk, self._words[chk * 4 + _WP], end)]
+        return self._queues.get(chk, [])
+
+    def _shorten(self, chk: int) -> None:
+        """A queue or a list of stale reservations has gone: nothing may be under way any more."""
+        if chk not in self._queues and chk not in self._stale:
+            self.reserved[chk] = 0
 
     def _advance(self, chk: int, wp: int) -> None:
         words = self._words
@@ -334,11 +369,9 @@ class PuShard:
 
     def hold(self, reservation: Reservation) -> None:
         """Note a reservation that was checked."""
-        queue = self._queues.get(reservation.chk)
-        if queue is None:
-            self._queues[reservation.chk] = [reservation]
-        else:
-            queue.append(reservation)
+        chk = reservation.chk
+        self._queues[chk] = [*self._writes(chk), reservation]
+        self.reserved[chk] = BUSY
 
     def is_next(self, reservation: Reservation) -> bool:
         """Whether nothing that was reserved earlier stands between the chunk's wp and this reservation."""
@@ -351,6 +384,7 @@ class PuShard:
         queue.remove(reservation)
         if not queue:
             del self._queues[chk]
+            self._shorten(chk)
         if reservation.is_ordered:
             self._advance(chk, reservation.end)
         else:
@@ -373,7 +407,7 @@ class PuShard:
 
     def find(self, chk: int, lblk: int, n_blocks: int) -> Reservation | None:
         """The run that `reserve_run` set aside, whether still good or rolled back meanwhile."""
-        known: list[Reservation] = [*self._queues.get(chk, ()), *self._stale.get(chk, ())]
+        known: list[Reservation] = [*self._writes(chk), *self._stale.get(chk, ())]
         for reservation in known:
             if reservation.lblk == lblk and reservation.end == lblk + n_blocks:
                 return reservation
@@ -389,6 +423,7 @@ class PuShard:
         queue[at : at + len(victims)] = []
         if not queue:
             del self._queues[chk]
+            self._shorten(chk)
             if self.state(chk) == ChunkState.FREE:
                 self.unopen(chk)
         return victims[1:]
@@ -396,6 +431,7 @@ class PuShard:
     def mark_stale(self, reservation: Reservation) -> None:
         """Keep others off the blocks of a reservation that was rolled back behind its owner's back."""
         self._stale.setdefault(reservation.chk, []).append(reservation)
+        self.reserved[reservation.chk] = BUSY
 
     def forget_stale(self, reservation: Reservation) -> None:
         """The owner knows: it stores no more."""
@@ -404,10 +440,11 @@ class PuShard:
             stale.remove(reservation)
             if not stale:
                 del self._stale[reservation.chk]
+                self._shorten(reservation.chk)
 
     def outstanding(self, chk: int) -> list[Reservation]:
         """The reservations of a chunk, oldest first."""
-        return list(self._queues.get(chk, ()))
+        return list(self._writes(chk))
 
     # ---- reset
 
@@ -510,7 +547,7 @@ class PuShard:
             is_unused = (
                 chk < len(self.wear)
                 and self.table[chk * ENTRY_BYTES] == ChunkState.FREE
-                and not (chk in self._queues or chk in self._stale or chk in self._fenced or first + chk in spares)
+                and not (self.reserved[chk] or chk in self._fenced or first + chk in spares)
             )
             if is_unused and start < 0:
                 start = chk

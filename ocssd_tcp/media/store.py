@@ -302,7 +302,13 @@ class _Opening:
         # Pages of numpy's zeros that are never written take no memory.
         self._readable = np.zeros(n_address_chunks, np.uint32)
         self._address = np.zeros(n_address_chunks, np.uint64)
-        self.tables = HotTables(self._readable.data.cast("B").cast("I"), self._address.data.cast("B").cast("Q"))
+        self._table = np.zeros(1 << (geometry.grp_len + geometry.pu_len), np.uint64)
+        self.tables = HotTables(
+            readable=self._readable.data.cast("B").cast("I"),
+            address=self._address.data.cast("B").cast("Q"),
+            reserved=np.zeros(n_address_chunks, np.uint32).data.cast("B").cast("I"),
+            table=self._table.data.cast("B").cast("Q"),
+        )
         self.shared = Shared(geometry, memory)
         self.ncap = 0
         self.shards = [self._map(pu) for pu in range(geometry.n_pu)]
@@ -323,6 +329,7 @@ class _Opening:
         first = self._addresses.address_chunk(pu * geometry.num_chk)
         last = first + geometry.num_chk
         starts = np.arange(geometry.num_chk, dtype=np.uint64) * np.uint64(files.chunk_bytes)
+        self._table[first >> geometry.chk_len] = memory.base + table
         self._address[first:last] = starts + np.uint64(memory.base + offset)
         return PuShard(
             self.shared,
@@ -332,6 +339,7 @@ class _Opening:
             table=memory.view[table:wear],
             wear=memory.view[wear : wear + files.wear_bytes].cast("I"),
             readable=self.tables.readable[first:last],
+            reserved=self.tables.reserved[first:last],
             written=memory.view[written : written + files.map_bytes] if written >= 0 else None,
             flushed=files.flushed(pu),
         )
