@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ocssd_tcp.commands.context import Health, SubsystemConfig
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.tally import Tally
+from ocssd_tcp.media.trace import TraceRing
 
 if TYPE_CHECKING:
     from ocssd_tcp.controller.association import Association
@@ -22,6 +23,7 @@ class Subsystem:
     None for any. `associations`: live controllers by CNTLID. CNTLIDs are handed out in turn from `first_cntlid` on,
     so that one is not soon used again: Linux refuses a controller whose CNTLID another one of its own still has.
     `tally`: admin and fabrics commands by outcome, and I/O commands that named no active namespace.
+    `trace`: where commands are recorded; None: nowhere. May be changed while the drive runs.
     """
 
     discovery = False
@@ -44,6 +46,7 @@ class Subsystem:
         self.max_transfer = config.max_transfer
         self.associations: dict[int, Association] = {}
         self.tally = Tally()
+        self.trace: TraceRing | None = None
         self._next_cntlid = first_cntlid
 
     def allows(self, hostnqn: str) -> bool:

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.media.engine import Run
+from ocssd_tcp.media.trace import clock, pack_record
+from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT, SEQ_MASK
+from ocssd_tcp.transport.tracing import PLAIN, TracedCommand, pu_mask
 from ocssd_tcp.transport.transfer import RunTransfer, Transfer
 from ocssd_tcp.transport.txqueue import IOV_BYTES, pack_iov, pack_two_iovs
 from ocssd_tcp.wire.digest import DIGEST_BYTES, crc32c
@@ -65,7 +68,8 @@ class PlainNamespace:
     """What the processor needs of a namespace, in the form it needs it."""
 
     __slots__ = (
-        "address", "counters", "engine", "lbk_len", "lbk_mask", "memory", "namespace", "nsze", "readable", "stride",
+        "address", "counters", "engine", "lbk_len", "lbk_mask", "memory", "namespace", "nsze", "pu_shift", "readable",
+        "stride",
     )  # fmt: skip
 
     def __init__(self, namespace: Namespace) -> None:
@@ -77,6 +81,7 @@ class PlainNamespace:
         self.nsze = geometry.nsze
         self.lbk_len = geometry.lbk_len
         self.lbk_mask = (1 << geometry.lbk_len) - 1
+        self.pu_shift = geometry.pu_shift
         self.stride = geometry.block_stride
         self.readable = engine.readable
         self.address = engine.address
@@ -238,6 +243,11 @@ class BatchProcessor:
         joined = -1  # where in the arena the last piece ends, if it is one of the arena
         last_nsid = n_reads = n_vector = n_blocks_read = 0
         space: PlainNamespace | None = None
+        trace = association.subsystem.trace
+        arrival = pus = 0
+        if trace is not None:
+            arrival, qid, cntlid = clock(), queue.qid, association.cntlid
+            trace_view, trace_mask = trace.view, trace.mask
 
         while end - position >= 24:
             if data[position] == _H2C_DATA:
@@ -307,6 +317,8 @@ class BatchProcessor:
                         if not piece:
                             break
                         pack_iov(words, at, arena_base + used, pdu_bytes)
+                        if trace is not None:
+                            pus, lba = pu_mask({block >> space.pu_shift for block in lbas}), lbas[0]
                     pack_data(arena, used, data_header | length + pdu_bytes + data_tail << 32, cid, 0, 0, length)
                     if tail:
                         _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
@@ -324,6 +336,14 @@ class BatchProcessor:
                     n_reads += 1
                     n_vector += opcode != _READ
                     n_blocks_read += n_blocks
+                    if trace is not None:  # spelt out: a call would double what it costs
+                        seq, moment = trace.seq, clock()
+                        trace.seq = seq + 1 & SEQ_MASK
+                        pack_record(
+                            trace_view, (seq << RECORD_SHIFT) & trace_mask, seq, nsid, arrival, moment, moment, lba,
+                            pus, n_blocks - 1, cid, qid, cntlid, 0, opcode & 0xFF, PLAIN, seq ^ SEQ_MASK,
+                        )  # fmt: skip
+                        pus = 0
                     room -= 1
                     position = after
                     if not flow_control:
@@ -347,11 +367,19 @@ class BatchProcessor:
                         if not _append(space, runs[0], view[capsule_at : capsule_at + length]):
                             break
                         space.counters.vector_writes += opcode != _WRITE
+                        if trace is not None:
+                            moment = clock()
+                            trace.put(
+                                nsid, arrival, moment, moment, lba, 0, n_blocks - 1, cid, qid, cntlid, 0, opcode & 0xFF,
+                                PLAIN,
+                            )  # fmt: skip
                         room -= 1
                     else:
                         ttag = self._reserve(space, runs, cid, data, position) if sgl_type == _TRANSPORT else 0
                         if not ttag:
                             break
+                        if trace is not None:
+                            self._trace(space, runs, cid, nsid, opcode & 0xFF, n_blocks, arrival)
                         pack_data(arena, used, self._r2t_header, cid, ttag, 0, length)
                         if tail:
                             _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
@@ -404,6 +432,17 @@ class BatchProcessor:
         connection.transfers[ttag] = self._outstanding[cid] = transfer
         return ttag
 
+    def _trace(
+        self, space: PlainNamespace, runs: list[Run], cid: int, nsid: int, opcode: int, n_blocks: int, arrival: int
+    ) -> None:
+        """Note for the trace a write that waits for its data."""
+        shift = space.pu_shift - space.lbk_len
+        pus = pu_mask({chunk >> shift for chunk, _, _ in runs}) if len(runs) > 1 else 0
+        lba = runs[0][0] << space.lbk_len | runs[0][1]
+        self._responder.traced[cid] = TracedCommand(
+            opcode, cid, nsid, lba, n_blocks - 1, pu_mask=pus, flags=PLAIN, arrival=arrival
+        )
+
     def _h2c_data(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
         """Data of a plain write, all in one PDU: store and commit it, or begin to if it is still arriving.
 
@@ -436,6 +475,10 @@ class BatchProcessor:
             return 0  # others are ahead of it: the complete engine stores it again, and waits for them
         del transfers[ttag]
         del self._outstanding[cccid]
+        traced = self._responder.traced
+        if traced:
+            traced.landed(cccid)
+            traced.completed(self._queue, cccid, 0)
         return after
 
 

@@ -223,9 +223,8 @@ class TargetConnection:
         is_io = self.queue is not None and self.queue.qid > 0 and command.opc != Admin.FABRICS
         if len(data) > (self._in_capsule_bytes if is_io else CONTROL_IN_CAPSULE):
             raise FatalTransportError(Fes.DATA_LIMIT_EXCEEDED, 0, f"{len(data)} bytes in a capsule", bytes(pdu[:72]))
-        queue = self.queue
-        if queue is not None and queue.association.subsystem.trace is not None:
-            self.responder.traced.arrived(command, is_io=is_io)
+        if self.executor is not None:
+            self.executor.arrived(command, is_io=is_io)
         if data and self.encoder.data_digest:
             end = frame.data_offset + frame.data_bytes
             if crc32c(data) != int.from_bytes(pdu[end : end + DIGEST_BYTES], "little"):

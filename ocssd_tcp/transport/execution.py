@@ -70,6 +70,11 @@ class Executor:
 
     # --- from the capsule to the handler ----------------------------------------------------------------
 
+    def arrived(self, cmd: Command, *, is_io: bool) -> None:
+        """Note a command for the trace. One whose CID is in use gets an answer, but the trace keeps the other."""
+        if self._association.subsystem.trace is not None and cmd.cid not in self.outstanding:
+            self._responder.traced.arrived(cmd, is_io=is_io)
+
     def capsule(self, cmd: Command, data: memoryview, now: float) -> None:
         """Execute a command. `data`: its in-capsule data, valid during the call."""
         try:
@@ -192,9 +197,10 @@ class Executor:
             io.namespace.tally.count(is_io=True, opcode=io.cmd.opc)
             self._responder.respond(io.cmd.cid)
 
-    @staticmethod
-    def _submit(op: MediaOp, io: IoCommand) -> None:
+    def _submit(self, op: MediaOp, io: IoCommand) -> None:
         io.submitted = perf_counter()
+        if self._responder.traced:
+            self._responder.traced.started(io.cmd.cid, op, io.namespace)
         io.namespace.media.submit(op)
 
     def _hold(self, entry: Entry, io: IoCommand) -> None:
@@ -221,7 +227,8 @@ class Executor:
         done = self._joined(io, len(namespaces))
         self.outstanding[cmd.cid] = None
         for namespace in namespaces:
-            namespace.media.submit(entry.handler(IoCommand(cmd, namespace, self._association, _NO_DATA, done)))
+            part = IoCommand(cmd, namespace, self._association, _NO_DATA, done)
+            self._submit(entry.handler(part), part)
 
     # --- data from the host -----------------------------------------------------------------------------
 
@@ -266,6 +273,7 @@ class Executor:
     def _land(self, transfer: RunTransfer) -> None:
         """The data of a plain write is complete: commit its runs now, or as soon as what was reserved before allows."""
         if not transfer.failed and transfer.commit():
+            self._responder.traced.landed(transfer.cid)
             del self.outstanding[transfer.cid]
             self._responder.respond(transfer.cid)
             return
@@ -413,6 +421,7 @@ class Executor:
                 self._give_up(transfer)
         self._held.clear()
         self.outstanding.clear()
+        self._responder.traced.clear()
 
 
 def _uses_slots(cmd: Command) -> bool:

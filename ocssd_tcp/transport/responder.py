@@ -8,6 +8,7 @@ from ocssd_tcp.commands.registry import Reply
 from ocssd_tcp.controller.queue import NO_SQHD, QueuePair
 from ocssd_tcp.media.memory import Memory
 from ocssd_tcp.media.ops import Piece
+from ocssd_tcp.transport.tracing import CommandsUnderWay
 from ocssd_tcp.transport.txqueue import TxQueue
 from ocssd_tcp.wire.digest import crc32c
 from ocssd_tcp.wire.pdu import Encoder, PduFlag, PduType
@@ -22,20 +23,23 @@ class Responder:
     """Encodes what one connection sends after the IC exchange.
 
     `queue` is None until Connect has succeeded; a response then reports SQHD 0. `n_completed`: completions since the
-    send queue was last empty, for the overflow rule.
+    send queue was last empty, for the overflow rule. `traced`: the commands under way that a trace shall record.
     """
 
-    __slots__ = ("encoder", "n_completed", "queue", "tx")
+    __slots__ = ("encoder", "n_completed", "queue", "traced", "tx")
 
     def __init__(self, tx: TxQueue, encoder: Encoder) -> None:
         self.tx = tx
         self.encoder = encoder
         self.queue: QueuePair | None = None
         self.n_completed = 0
+        self.traced = CommandsUnderWay()
 
     def respond(self, cid: int, status: int = 0, dw0: int = 0, dw1: int = 0) -> None:
         """Queue a CapsuleResp. `status`: without DNR, which is added where the rules demand it."""
         queue = self.queue
+        if self.traced and queue:
+            self.traced.completed(queue, cid, status)
         sqhd = queue.advance() if queue else 0
         self.n_completed += 1
         self.tx.copy(self.encoder.capsule_resp(dw0, dw1, sqhd, 0, cid, on_wire(status)))
@@ -76,8 +80,7 @@ class Responder:
             else:
                 self.tx.copy(buffer)
         self._data_digest(buffers)
-        self.n_completed += success
-        return success
+        return self._completed(cid, success=success)
 
     def media_data(self, cid: int, memory: Memory, pieces: Sequence[Piece], n_bytes: int, status: int) -> bool:
         """Queue the blocks of a read, sent from where they are; whether that also completed the command."""
@@ -88,7 +91,14 @@ class Responder:
         if self.encoder.data_digest:
             view = memory.view
             self._data_digest([view[offset : offset + length] for offset, length in pieces])
-        self.n_completed += success
+        return self._completed(cid, success=success)
+
+    def _completed(self, cid: int, *, success: bool) -> bool:
+        """Account for data that may have completed its command; whether it did."""
+        if success:
+            self.n_completed += 1
+            if self.traced and self.queue:
+                self.traced.completed(self.queue, cid, 0)
         return success
 
     def _data_header(self, cid: int, n_bytes: int, *, success: bool) -> None:
