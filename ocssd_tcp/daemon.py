@@ -8,21 +8,25 @@ import secrets
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import structlog
 import uvloop
 
 from ocssd_tcp import __version__
 from ocssd_tcp.commands.context import Health, SubsystemConfig
+from ocssd_tcp.commands.dials import Dials, Limit
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.config.schema import Config
 from ocssd_tcp.config.values import Address
 from ocssd_tcp.controller.directory import Directory
 from ocssd_tcp.media.engine import Engine
 from ocssd_tcp.media.filters.base import Timers
+from ocssd_tcp.media.filters.latency import FLASH
 from ocssd_tcp.media.filters.stack import Layers
 from ocssd_tcp.media.store import Store, open_store
 from ocssd_tcp.transport.aio import Server, SocketOptions
+from ocssd_tcp.transport.clock import LoopTimers
 
 DRAIN_SECONDS = 0.5  #: for responses that are still in the queue when the daemon is told to end
 IDLE_SECONDS = 0.5  #: how often the media is asked whether it has housekeeping to do
@@ -50,18 +54,6 @@ class ThreadSyncer:
     def close(self) -> None:
         """Wait for what was begun."""
         self._pool.shutdown()
-
-
-class LoopTimers:
-    """The filters' `Timers`: the loop's own."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.now = loop.time
-        self._loop = loop
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> None:
-        """Call `callback` once, at `when`."""
-        self._loop.call_at(when, callback)
 
 
 class Housekeeper:
@@ -124,7 +116,10 @@ async def _serve(config: Config, announce: Announce) -> int:
         raise
     try:
         nqn = target.nqn or f"nqn.2014-08.org.nvmexpress:uuid:{store.uuid}"
-        directory = _directory(config, nqn, store, addresses, LoopTimers(loop))
+        timers = LoopTimers(loop)
+        namespaces = _namespaces(config, store, timers)
+        _dial(config, Dials(namespaces, timers))
+        directory = _directory(config, nqn, namespaces, addresses, timers.now())
         housekeeper = Housekeeper(loop, store.engines)
         server.start(directory)
         gc.collect()
@@ -135,6 +130,7 @@ async def _serve(config: Config, announce: Announce) -> int:
         log.info("drive is closing")
         housekeeper.close()
         await server.stop(DRAIN_SECONDS)
+        timers.close()
     finally:
         syncer.close()
         store.close()
@@ -147,15 +143,33 @@ def _layers(config: Config, nsid: int, engine: Engine, timers: Timers) -> Layers
     return Layers()
 
 
-def _directory(config: Config, nqn: str, store: Store, addresses: Sequence[Address], timers: Timers) -> Directory:
-    """The subsystem with its namespaces, nsid 1 on."""
-    target, drive = config.target, config.drive
+def _dial(config: Config, dials: Dials) -> None:
+    """Set latency and limits as they are configured."""
+    latency = config.latency
+    if latency.is_on:
+        base = FLASH[latency.flash or "tlc"]  # without `flash` all four times are there
+        times = {name: value for name, value in latency.times.items() if value is not None}
+        dials.set_latency(replace(base, **times, jitter=latency.jitter, seed=latency.seed))
+    for limit in config.limits:
+        dials.set_limits(Limit(limit.nsid, limit.iops, limit.bytes_per_second))
+
+
+def _namespaces(config: Config, store: Store, timers: Timers) -> list[Namespace]:
+    """The namespaces with their filters, nsid 1 on."""
     namespaces = [
         Namespace(nsid, engine.geometry, engine, engine, engine.uuid) for nsid, engine in enumerate(store.engines, 1)
     ]
     for namespace in namespaces:
         namespace.layers = _layers(config, namespace.nsid, namespace.engine, timers)
         namespace.restack()
+    return namespaces
+
+
+def _directory(
+    config: Config, nqn: str, namespaces: Sequence[Namespace], addresses: Sequence[Address], now: float
+) -> Directory:
+    """The subsystem of the drive."""
+    target, drive = config.target, config.drive
     subsystem = SubsystemConfig(
         nqn=nqn,
         serial=drive.serial,
@@ -170,6 +184,4 @@ def _directory(config: Config, nqn: str, store: Store, addresses: Sequence[Addre
         listeners=addresses,
         advertise=target.advertise,
     )
-    return Directory(
-        subsystem, namespaces, health=Health(started=timers.now()), first_cntlid=1 + secrets.randbelow(0xFFEF)
-    )
+    return Directory(subsystem, namespaces, health=Health(started=now), first_cntlid=1 + secrets.randbelow(0xFFEF))

@@ -42,6 +42,11 @@ class Namespace:
         self.addresses = AddressMap(self.geometry)
         self.latencies = Latencies(self.geometry.num_pu * self.geometry.num_chk)
 
+    def report(self, geometry: Geometry) -> None:
+        """Have hosts see `geometry`: the shape of the engine's, with other times."""
+        self.geometry = geometry
+        self.geometry_page = geometry_page(self.geometry, forms=FORMS, n_slots=N_SLOTS)
+
     def restack(self) -> None:
         """Put the filters of `layers` around the engine. Operations under way keep the path they are on."""
         self.media = build_stack(self.engine, self.layers)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ocssd_tcp.media.filters.base import Filter, Timers
 from ocssd_tcp.media.filters.hold import TIMED, UNTIMED, Hold
@@ -50,18 +50,17 @@ class LatencyParams:
     jitter: float = 0.0
     seed: int = 1
 
-    @property
-    def times(self) -> dict[str, int]:
-        """The six times of geometry, as fields of `Geometry`: typical and longest, transfer included. OCSSD 2.0."""
-        read, write, reset = self.read_ns, self.program_ns, self.erase_ns
-        return {
-            "trdt": min(read + self.transfer_ns, U32_MAX),
-            "trdm": min(self._longest(read) + self.transfer_ns, U32_MAX),
-            "twrt": min(write + self.transfer_ns, U32_MAX),
-            "twrm": min(self._longest(write) + self.transfer_ns, U32_MAX),
-            "tcrst": min(reset, U32_MAX),
-            "tcrsm": min(self._longest(reset), U32_MAX),
-        }
+    def timed(self, geometry: Geometry) -> Geometry:
+        """`geometry` with the six times of this flash: typical and longest, transfer included. OCSSD 2.0, Geometry."""
+        return replace(
+            geometry,
+            trdt=min(self.read_ns + self.transfer_ns, U32_MAX),
+            trdm=min(self._longest(self.read_ns) + self.transfer_ns, U32_MAX),
+            twrt=min(self.program_ns + self.transfer_ns, U32_MAX),
+            twrm=min(self._longest(self.program_ns) + self.transfer_ns, U32_MAX),
+            tcrst=min(self.erase_ns, U32_MAX),
+            tcrsm=min(self._longest(self.erase_ns), U32_MAX),
+        )
 
     def _longest(self, mean: int) -> int:
         return mean + round(SPREAD * self.jitter * mean)

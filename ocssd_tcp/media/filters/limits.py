@@ -57,6 +57,11 @@ class Throttle:
         self._operations.configure(iops)
         self._bytes.configure(bytes_per_second)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit."""
+        return bool(self.iops or self.bytes_per_second)
+
     def take(self, n_bytes: int, now: float) -> float:
         """Count one operation of `n_bytes`; when it may be completed."""
         return max(self._operations.take(1, now), self._bytes.take(n_bytes, now))
