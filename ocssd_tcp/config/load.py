@@ -11,7 +11,6 @@ import difflib
 import os
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ class _Loader:
             parts[attribute] = self._rows(declared) if declared.repeated else self._single(declared)
         if self.problems:  # rules over values that could not be read would only add noise
             raise ConfigError.of(self.problems)
-        config = self._absolute(Config(**parts, source=str(self.path or "")))
+        config = Config(**parts, source=str(self.path or ""))
         for key, why in broken_rules(config):
             self.complain(key, why)
         if self.problems:
@@ -125,13 +124,17 @@ class _Loader:
             except ValueError as error:
                 reason = f"{error}; " if str(error) else ""
                 self.complain(at, f"= {shown(written)}: {reason}allowed: {kind.allowed}")
+        for entry in known.values():
+            path = values.get(entry.name, entry.default)
+            if isinstance(path, Path):
+                values[entry.name] = self._absolute(f"{place}.{entry.name}", path)
         return declared.content(**values)
 
-    def _absolute(self, config: Config) -> Config:
-        from_file = self.path is not None and "drive.path" not in self.origins and "drive" not in self.origins
-        base = self.path.parent if from_file and self.path else Path()
-        path = Path(os.path.abspath(base / config.drive.path))
-        return replace(config, drive=replace(config.drive, path=path))
+    def _absolute(self, at: str, path: Path) -> Path:
+        """A path is relative to the file that it stands in; given with --set, to the current folder."""
+        from_options = any(f"{at}.".startswith(f"{origin}.") for origin in self.origins)
+        base = self.path.parent if self.path is not None and not from_options else Path()
+        return Path(os.path.abspath(base / path))
 
 
 def _read(path: Path) -> Raw:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from ocssd_tcp.config.schema import Config
 from ocssd_tcp.config.values import shown
 from ocssd_tcp.ocssd.geometry import GeometryError
 
+SOCKET_PATH_BYTES = 107  #: sun_path, without its terminating zero
 VECTOR_BLOCKS = 64  #: the longest vector command (OCSSD 2.0: NLB is at most 63, 0's based)
 LIST_BYTES = VECTOR_BLOCKS * 8
 _PAGE_BYTES = 4096  #: CAP.MPSMIN is 0
@@ -18,6 +20,7 @@ def broken_rules(config: Config) -> Iterator[tuple[str, str]]:
     yield from _impossible_geometries(config)
     yield from _transfer_limit(config)
     yield from _repeated_uuids(config)
+    yield from _long_socket_paths(config)
     yield from _incomplete_latency(config)
     yield from _misplaced_limits(config)
 
@@ -43,6 +46,13 @@ def _transfer_limit(config: Config) -> Iterator[tuple[str, str]]:
                 f"= {config.target.mdts}: {VECTOR_BLOCKS} blocks with metadata and their list are {needed} bytes in "
                 f"namespace.{index}; allowed: 0 (no limit) or {least} and more",
             )
+
+
+def _long_socket_paths(config: Config) -> Iterator[tuple[str, str]]:
+    path = config.control.socket
+    if path is not None and len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        why = f"a socket's absolute path has at most {SOCKET_PATH_BYTES} bytes"
+        yield "control.socket", f"= {shown(str(path))}: {why}, this one {len(os.fsencode(path))}"
 
 
 def _repeated_uuids(config: Config) -> Iterator[tuple[str, str]]:

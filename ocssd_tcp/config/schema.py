@@ -21,6 +21,7 @@ from ocssd_tcp.config.values import (
     HOST_NQN,
     LISTEN,
     NQN,
+    OPTIONAL_PATH,
     PATH,
     UUID_TEXT,
     Address,
@@ -262,6 +263,35 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """How a running drive is looked at and changed (docs/control.md)."""
+
+    socket: Path | None = key(
+        None,
+        OPTIONAL_PATH,
+        "Unix socket that `ocssd-tcpd ctl` speaks to, for the daemon's user only. Absent: none.",
+        example='"control.sock"',
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TraceConfig:
+    """Every command in a file, with its times (docs/trace.md)."""
+
+    path: Path | None = key(
+        None,
+        OPTIONAL_PATH,
+        "File of the trace, made anew at each start; an earlier trace there is kept as `<path>.old`. Absent: no trace.",
+        example='"drive.trace"',
+    )
+    size: int = key(
+        64 << 20,
+        size(64 << 10, 64 << 30),
+        "Bytes of the newest commands that are kept, 64 for each; rounded down to a power of two.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration. Only the composition root sees it; each object is given its own part.
 
@@ -276,6 +306,8 @@ class Config:
     )
     latency: LatencyConfig = table("latency", LatencyConfig)
     limits: tuple[LimitsConfig, ...] = table("limits", LimitsConfig, repeated=True, at_most=MAX_NAMESPACES + 1)
+    control: ControlConfig = table("control", ControlConfig)
+    trace: TraceConfig = table("trace", TraceConfig)
     source: str = ""
 
 

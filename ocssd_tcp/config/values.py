@@ -246,6 +246,7 @@ NQN = Kind(
 HOST_NQN = Kind(f"host NQNs of 1 to {NQN_BYTES} bytes", _host_nqn)
 UUID_TEXT = Kind("a UUID, 8-4-4-4-12 hexadecimal digits, not all zero", _uuid, str)
 PATH = Kind("a path", _path, str)
+OPTIONAL_PATH = Kind('a path, or "" for none', lambda value: None if value == "" else _path(value), str)
 
 
 def toml(value: object) -> str:
