@@ -35,7 +35,8 @@ class Loop(Protocol):
 class LoopTimers:
     """Callbacks at a moment of CLOCK_MONOTONIC, seconds. OSError: the system gives no timer."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
         self._loop = loop
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = itertools.count()
@@ -45,8 +46,6 @@ class LoopTimers:
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "timerfd")
         loop.add_reader(self._fd, self._woken)
-
-    now = staticmethod(time.monotonic)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, at `when` or as soon as possible after it; never from within `call_at`."""
