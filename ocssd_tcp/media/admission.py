@@ -11,24 +11,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ocssd_tcp.media.chunk import WRITE_REFUSALS
-from ocssd_tcp.media.memory import Staging
-from ocssd_tcp.media.ops import Extent, MediaOp, MediaStatus, Piece
-from ocssd_tcp.media.shard import PuShard, Reservation
+from ocssd_tcp.media.memory import PREDEFINED_BYTES, Staging
+from ocssd_tcp.media.ops import Extent, Injector, MediaOp, MediaStatus, Piece
+from ocssd_tcp.media.reservation import Reservation
+from ocssd_tcp.media.shard import PuShard
 from ocssd_tcp.ocssd.layouts import ChunkState
 
 
 class Admission:
     """One write: its reservations, at most one for each sequential chunk, and where its blocks belong.
 
-    `op` is the operation to complete; `is_ready`: its data are complete; `is_dead`: it was rolled back.
+    `op` is the operation to complete; `is_ready`: its data are complete; `is_dead`: it was rolled back. `status`,
+    `bitmap`: what it will end with, as some of its chunks fail.
     """
 
-    __slots__ = ("is_dead", "is_ready", "op", "pieces", "reservations")
+    __slots__ = ("bitmap", "is_dead", "is_ready", "op", "pieces", "reservations", "status")
 
     def __init__(self, op: MediaOp | None, reservations: list[Reservation], pieces: list[Piece]) -> None:
         self.op = op
         self.reservations = reservations
         self.pieces = pieces
+        self.status = MediaStatus.OK
+        self.bitmap = 0
         self.is_ready = False
         self.is_dead = False
         for reservation in reservations:
@@ -59,6 +63,7 @@ class Admissions:
         ws_min: int,
         block_stride: int,
         staging: Staging | None,
+        sink: int,
         finish: Callable[[MediaOp], None],
     ) -> None:
         self._shards = shards
@@ -66,6 +71,7 @@ class Admissions:
         self._ws_min = ws_min
         self._stride = block_stride
         self._staging = staging
+        self._sink = sink  #: PREDEFINED_BYTES for data that are lost
         self._finish = finish
 
     # ---- admission
@@ -83,6 +89,7 @@ class Admissions:
         reservations: list[Reservation] = []
         pieces: list[Piece] = []
         ordered: dict[int, Reservation] = {}
+        status, bitmap, entry = MediaStatus.OK, 0, 0
         for extent in extents:
             shard, chk = self._locate(extent.chunk)
             length = extent.n_blocks * self._stride
@@ -97,15 +104,49 @@ class Admissions:
                         raise RefusalError(MediaStatus.WRITE_FAULT, entry_bits(0, sum(e.n_blocks for e in extents)))
                     reservation.staged = piece = staged
                 reservations.append(reservation)
-            elif extent.chunk in ordered:
-                ordered[extent.chunk].end = end
+                pieces.append(piece)
             else:
-                ordered[extent.chunk] = reservation = Reservation(shard, chk, extent.lblk, end)
-                reservations.append(reservation)
-            pieces.append(piece)
+                held = ordered.get(extent.chunk)
+                if held is None:
+                    ordered[extent.chunk] = held = Reservation(shard, chk, extent.lblk, end)
+                    reservations.append(held)
+                n_good = self._write(held, extent, op.inject)
+                pieces += [piece] if n_good == extent.n_blocks else self._lose(piece, n_good)
+                if held.fault:
+                    status = status or held.fault
+                    bitmap |= entry_bits(entry + n_good, extent.n_blocks - n_good)
+            entry += extent.n_blocks
         for reservation in reservations:
             reservation.shard.hold(reservation)
-        return Admission(op, reservations, pieces)
+        admission = Admission(op, reservations, pieces)
+        admission.status, admission.bitmap = status, bitmap
+        return admission
+
+    def _write(self, held: Reservation, extent: Extent, inject: Injector | None) -> int:
+        """Add a run to a sequential chunk's reservation; how many of its blocks will be stored.
+
+        What fails is decided here and not when the data are there, so that it depends on the order of commands only.
+        """
+        if held.fault:
+            return 0
+        held.end = extent.lblk + extent.n_blocks
+        fault = inject.write(extent) if inject is not None else None
+        if fault is None:
+            return extent.n_blocks
+        held.fault, lblk = fault
+        n_good = (lblk - extent.lblk) // self._ws_min * self._ws_min
+        held.good = extent.lblk + n_good
+        is_closing = held.fault == MediaStatus.EARLY_CLOSE
+        held.end = held.shard.cnlb(held.chk) if is_closing else held.good + self._ws_min
+        return n_good
+
+    def _lose(self, piece: Piece, n_good: int) -> list[Piece]:
+        """A piece whose first `n_good` blocks are stored. The others go where nobody looks, not above the chunk's wp:
+        the next write to the chunk may be under way there."""
+        length = n_good * self._stride
+        pieces = [Piece(piece.offset, length)] if length else []
+        lost = range(length, piece.length, PREDEFINED_BYTES)
+        return pieces + [Piece(self._sink, min(PREDEFINED_BYTES, piece.length - at)) for at in lost]
 
     def _locate(self, chunk: int) -> tuple[PuShard, int]:
         pu, chk = divmod(chunk, self._num_chk)
@@ -251,6 +292,7 @@ class Admissions:
                 if following is not None and following.admission is not None:
                     admissions.append(following.admission)
             if admission.op is not None:
+                admission.op.status, admission.op.bitmap = admission.status, admission.bitmap
                 finished.append(admission.op)
         for op in finished:
             self._finish(op)

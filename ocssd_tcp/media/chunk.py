@@ -17,22 +17,25 @@ class ChunkEvent(IntEnum):
 
     WRITTEN = 0  #: blocks were added, and there is room for more
     FILLED = auto()  #: wp reached cnlb
+    CLOSED_EARLY = auto()  #: a write failed
     RESET = auto()
-    WORN_OUT = auto()  #: a reset that was one too many
+    RESET_FAILED = auto()  #: or one too many
 
 
 #: (state, event) -> next state. A random-write chunk never fills.
 TRANSITIONS: dict[tuple[int, ChunkEvent], ChunkState] = {
     (ChunkState.FREE, ChunkEvent.WRITTEN): ChunkState.OPEN,
     (ChunkState.FREE, ChunkEvent.FILLED): ChunkState.CLOSED,
+    (ChunkState.FREE, ChunkEvent.CLOSED_EARLY): ChunkState.CLOSED,
     (ChunkState.FREE, ChunkEvent.RESET): ChunkState.FREE,
-    (ChunkState.FREE, ChunkEvent.WORN_OUT): ChunkState.OFFLINE,
+    (ChunkState.FREE, ChunkEvent.RESET_FAILED): ChunkState.OFFLINE,
     (ChunkState.OPEN, ChunkEvent.WRITTEN): ChunkState.OPEN,
     (ChunkState.OPEN, ChunkEvent.FILLED): ChunkState.CLOSED,
+    (ChunkState.OPEN, ChunkEvent.CLOSED_EARLY): ChunkState.CLOSED,
     (ChunkState.OPEN, ChunkEvent.RESET): ChunkState.FREE,
-    (ChunkState.OPEN, ChunkEvent.WORN_OUT): ChunkState.OFFLINE,
+    (ChunkState.OPEN, ChunkEvent.RESET_FAILED): ChunkState.OFFLINE,
     (ChunkState.CLOSED, ChunkEvent.RESET): ChunkState.FREE,
-    (ChunkState.CLOSED, ChunkEvent.WORN_OUT): ChunkState.OFFLINE,
+    (ChunkState.CLOSED, ChunkEvent.RESET_FAILED): ChunkState.OFFLINE,
 }
 
 #: States in which a chunk takes no write, judged before the write pointer.

@@ -13,15 +13,21 @@ from typing import TypeAlias
 
 from ocssd_tcp.media.admission import Admission, Admissions, RefusalError, entry_bits
 from ocssd_tcp.media.chunk import reset_refusals
+from ocssd_tcp.media.events import Notice, Report
 from ocssd_tcp.media.memory import PREDEFINED_BYTES, Staging
-from ocssd_tcp.media.ops import Extent, MediaOp, MediaStatus, OpKind, Piece
-from ocssd_tcp.media.shard import PuShard, Shared, Stats
+from ocssd_tcp.media.ops import Extent, Injector, MediaOp, MediaStatus, OpKind, Piece
+from ocssd_tcp.media.shard import PuShard
+from ocssd_tcp.media.shared import Shared, Stats
 from ocssd_tcp.media.sync import Flusher, Syncer
 from ocssd_tcp.ocssd.address import AddressMap
-from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR, ChunkState
+from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR, ChunkState, NotificationState
 
 #: A run of blocks for the batch processor: address chunk, lblk, n_blocks.
 Run: TypeAlias = tuple[int, int, int]
+
+_HAVE_DATA = frozenset({MediaStatus.OK, MediaStatus.HIGH_ECC})
+#: Outcomes of writes that have stored their blocks, at least in some chunks.
+_HAVE_STORED = frozenset({MediaStatus.OK, MediaStatus.EARLY_CLOSE, MediaStatus.WRITE_NEXT_UNIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Engine:
         *,
         identity: uuid.UUID,
         predefined: int,
+        sink: int,
         staging: Staging | None,
         syncer: Syncer,
         keep_allocated: int,
@@ -80,7 +87,7 @@ class Engine:
         self._reset_refusals = reset_refusals(geometry)
         self._flusher = Flusher(syncer)
         self._admissions = Admissions(
-            shards, geometry.num_chk, geometry.ws_min, geometry.block_stride, staging, self._finish
+            shards, geometry.num_chk, geometry.ws_min, geometry.block_stride, staging, sink, self._finish
         )
         #: by address chunk >> chk_len; None where no parallel unit is, and everywhere once the engine is closed
         self.shard_at: list[PuShard | None] = [None] * (1 << (geometry.grp_len + geometry.pu_len))
@@ -100,6 +107,15 @@ class Engine:
     def submit(self, op: MediaOp) -> None:
         """Execute `op` and call `op.done(op)`. See `media.ops`."""
         self._handlers[op.kind](op)
+
+    def report_to(self, report: Report) -> None:
+        """Say to `report` from now on what is worth knowing about chunks."""
+        self._shared.report = report
+
+    @property
+    def keeps_failed_units(self) -> bool:
+        """Whether there is a map for units whose write failed: without one, no write may fail with WRITE_NEXT_UNIT."""
+        return all(shard.written is not None for shard in self._shards)
 
     @property
     def stats(self) -> Stats:
@@ -198,7 +214,7 @@ class Engine:
 
     def _read(self, op: MediaOp) -> None:
         self._find(op)
-        if op.fua and op.status == MediaStatus.OK:  # what a FUA read returns is durable
+        if op.fua and op.status in _HAVE_DATA:  # what a FUA read returns is durable
             self._flush_shards(op, self._shards_of(op.extents))
         else:
             op.done(op)
@@ -228,7 +244,41 @@ class Engine:
         if bitmap:
             op.status, op.bitmap = MediaStatus.UNWRITTEN, bitmap
             return
-        op.pieces = pieces
+        if op.inject is not None:
+            self._spoil(op, op.inject)
+        if op.status in _HAVE_DATA:
+            op.pieces = pieces
+
+    def _spoil(self, op: MediaOp, inject: Injector) -> None:
+        """Let some of the readable blocks fail, or be close to it."""
+        errors, high_ecc, entry = 0, 0, 0
+        for extent in op.extents:
+            chunk, lblk, n_blocks = extent
+            if chunk >= 0:
+                pu, chk = divmod(chunk, self._num_chk)
+                readable = self._shards[pu].readable_mask(chk, lblk, n_blocks)
+                bad, weak = inject.read(extent, readable) if readable else (0, 0)
+                self._notice(extent, bad, NotificationState.UNRECOVERABLE)
+                self._notice(extent, weak, NotificationState.ERROR_RATE_HIGH)
+                errors |= bad << entry
+                high_ecc |= weak << entry
+            entry += n_blocks
+        if errors:
+            op.status, op.bitmap = MediaStatus.READ_ERROR, errors
+            self._shared.stats.n_media_errors += 1
+        elif high_ecc and op.feedback:
+            op.status, op.bitmap = MediaStatus.HIGH_ECC, high_ecc
+
+    def _notice(self, extent: Extent, mask: int, state: NotificationState) -> None:
+        """Report the runs of blocks in a mask (bit i: block lblk + i)."""
+        at = extent.lblk
+        while mask:
+            skipped = (mask & -mask).bit_length() - 1
+            mask >>= skipped
+            n_blocks = (~mask & (mask + 1)).bit_length() - 1
+            self._shared.report(Notice(self.addresses.lba(extent.chunk, at + skipped), state, n_blocks))
+            at += skipped + n_blocks
+            mask >>= n_blocks
 
     def _add_mixed(self, pieces: list[Piece], start: int, n_blocks: int, mask: int) -> None:
         """Add blocks from `start` on, those whose bit is clear in `mask` replaced by predefined data."""
@@ -253,7 +303,7 @@ class Engine:
         if data is None or len(data) != sum(extent.n_blocks for extent in op.extents) * self._stride:
             self._refuse(op)
             return
-        if len(op.extents) == 1:
+        if len(op.extents) == 1 and op.inject is None:
             chunk, lblk, _ = op.extents[0]
             if chunk >= 0:
                 pu, chk = divmod(chunk, self._num_chk)
@@ -282,7 +332,7 @@ class Engine:
             return None
 
     def _reserve(self, op: MediaOp) -> None:
-        if len(op.extents) == 1 and op.extents[0].chunk >= 0:
+        if len(op.extents) == 1 and op.extents[0].chunk >= 0 and op.inject is None:
             # The plain shape, as `reserve_run`: its reservation is found again by place.
             chunk, lblk, n_blocks = op.extents[0]
             pu, chk = divmod(chunk, self._num_chk)
@@ -313,7 +363,7 @@ class Engine:
             return
         self._find(op)
         pieces, op.pieces = op.pieces, []
-        if op.status != MediaStatus.OK:
+        if op.status != MediaStatus.OK:  # never HIGH_ECC, which is for reads
             op.done(op)
             return
         view = self.memory.view
@@ -321,7 +371,7 @@ class Engine:
 
     def _finish(self, op: MediaOp) -> None:
         """Complete a write that has its outcome; with `fua`, when it is durable."""
-        if not op.fua or op.status != MediaStatus.OK:
+        if not op.fua or op.status not in _HAVE_STORED:
             op.done(op)
             return
 
@@ -353,7 +403,8 @@ class Engine:
                 pu, chk = divmod(extent.chunk, self._num_chk)
                 shard = self._shards[pu]
                 lost += self._admissions.roll_back(shard, chk)
-                if shard.reset(chk) == ChunkState.OFFLINE:
+                is_failing = op.inject is not None and op.inject.reset(extent.chunk)
+                if shard.reset(chk, is_failing=is_failing) == ChunkState.OFFLINE:
                     status = MediaStatus.OFFLINE_CHUNK
                 if shard.needs_flush(chk):
                     flushing.add(shard)

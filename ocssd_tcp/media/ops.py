@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from ocssd_tcp.ocssd.address import Extent
 
-__all__ = ["Extent", "Media", "MediaOp", "MediaStatus", "OpKind", "Piece"]
+__all__ = ["Extent", "Injector", "Media", "MediaOp", "MediaStatus", "OpKind", "Piece"]
 
 
 class OpKind(IntEnum):
@@ -53,12 +53,31 @@ class Piece(NamedTuple):
     length: int
 
 
+class Injector(Protocol):
+    """Decides which accesses to the media fail. Asked once for each access that the rules of the drive allow, in the
+    order in which operations are admitted."""
+
+    def write(self, extent: Extent) -> tuple[MediaStatus, int] | None:
+        """EARLY_CLOSE or WRITE_NEXT_UNIT and the block at fault (counted within the chunk); None: the write is good."""
+        ...
+
+    def read(self, extent: Extent, readable: int) -> tuple[int, int]:
+        """Of the blocks in the mask `readable` (bit i: block lblk + i): those with a read error, those of high ECC."""
+        ...
+
+    def reset(self, chunk: int) -> bool:
+        """Whether a reset fails."""
+        ...
+
+
 class MediaOp:
     """One operation, from submission to `done`.
 
     `extents`: what it touches, in list order (COPY: the sources). `destinations`: COPY only.
     `data`: WRITE only, exactly the blocks in list order (each followed by its metadata); it is read before `submit`
-    returns and never kept. `dulbe`: READ and COPY sources. `fua`: READ, WRITE, COMMIT, COPY: done only when the blocks are durable.
+    returns and never kept. `dulbe`: READ and COPY sources. `fua`: READ, WRITE, COMMIT, COPY: done only when the blocks
+    are durable. `feedback`: READ: HIGH_ECC is reported; otherwise such a read succeeds.
+    `inject`: decides which of the accepted accesses to the media fail; None: none.
     `whole`: RESET only: all entries are checked before the first is reset, and none is if one fails.
     A COMMIT or ABORT is the RESERVE op itself, submitted again with the new kind; or an op with one extent and no
     `reservation`, for a run that the engine set aside by `reserve_run`.
@@ -70,8 +89,8 @@ class MediaOp:
     """
 
     __slots__ = (
-        "bitmap", "context", "data", "destinations", "done", "dulbe", "extents", "fua", "kind", "pieces", "reservation",
-        "status", "whole",
+        "bitmap", "context", "data", "destinations", "done", "dulbe", "extents", "feedback", "fua", "inject", "kind",
+        "pieces", "reservation", "status", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +103,7 @@ class MediaOp:
         destinations: Sequence[Extent] = (),
         dulbe: bool = False,
         fua: bool = False,
+        feedback: bool = False,
         whole: bool = False,
         context: object = None,
     ) -> None:
@@ -94,8 +114,10 @@ class MediaOp:
         self.destinations = destinations
         self.dulbe = dulbe
         self.fua = fua
+        self.feedback = feedback
         self.whole = whole
         self.context = context
+        self.inject: Injector | None = None
         self.status = MediaStatus.OK
         self.bitmap = 0
         self.pieces: list[Piece] = []

@@ -8,8 +8,8 @@ state; a reset stores wp 0, then the state (`media.table.normalise` is the other
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from ocssd_tcp.media import libc
 from ocssd_tcp.media.chunk import (
@@ -20,64 +20,24 @@ from ocssd_tcp.media.chunk import (
     ChunkEvent,
     wear_index,
 )
+from ocssd_tcp.media.events import Notice
 from ocssd_tcp.media.flushed import FlushedCopy
-from ocssd_tcp.media.memory import Memory
-from ocssd_tcp.media.ops import Piece
+from ocssd_tcp.media.ops import MediaStatus
+from ocssd_tcp.media.reservation import Reservation
+from ocssd_tcp.media.shared import Shared
 from ocssd_tcp.media.table import ENTRY_BYTES
-from ocssd_tcp.ocssd.geometry import Geometry
-from ocssd_tcp.ocssd.layouts import WP_UNDEFINED, ChunkState, ChunkType
-
-if TYPE_CHECKING:
-    from ocssd_tcp.media.admission import Admission
+from ocssd_tcp.media.written import WrittenMap
+from ocssd_tcp.ocssd.layouts import WP_UNDEFINED, ChunkState, ChunkType, NotificationState
 
 #: Most bytes of a chunk whose pages are asked for when it opens: more would hold up the loop for too long.
 POPULATE_BYTES = 16 << 20
 
 #: Indices into `PuShard.words`, four per entry.
-_CNLB, _WP = 2, 3
+_SLBA, _CNLB, _WP = 1, 2, 3
 _FREE = ChunkState.FREE.value
 
 #: In `PuShard.reserved`: what is under way to the chunk is known to its shard only.
 BUSY = 0xFFFF_FFFF
-
-
-class Reservation:
-    """Blocks `lblk` .. `end` of chunk `chk`, set aside for a write that is under way.
-
-    `admission` is the write's, None as long as only the batch processor knows of it. `staged`: where the data of a
-    random-write chunk wait until they are complete.
-    """
-
-    __slots__ = ("admission", "chk", "end", "is_ordered", "lblk", "shard", "staged")
-
-    def __init__(self, shard: PuShard, chk: int, lblk: int, end: int, *, is_ordered: bool = True) -> None:
-        self.shard = shard
-        self.chk = chk
-        self.lblk = lblk
-        self.end = end
-        self.is_ordered = is_ordered
-        self.admission: Admission | None = None
-        self.staged: Piece | None = None
-
-
-@dataclass(slots=True)
-class Stats:
-    """What a namespace has been through since it was opened."""
-
-    n_resets: int = 0
-    n_media_errors: int = 0  #: chunks worn out, space not to be had, flushes refused
-
-
-@dataclass(slots=True)
-class Shared:
-    """What the shards of one namespace share: the geometry, the memory, and the few things that span parallel units."""
-
-    geometry: Geometry
-    memory: Memory
-    n_open: int = 0  #: chunks open, or about to be opened by a reservation
-    stats: Stats = field(default_factory=Stats)
-    #: flat chunks without data whose space is still allocated, oldest first
-    spares: dict[int, None] = field(default_factory=dict)
 
 
 class Snapshot(NamedTuple):
@@ -106,8 +66,8 @@ class PuShard:
     """One parallel unit. `pu`: its flat index; `chk` counts chunks within it; `lblk`, `n_blocks` are blocks.
 
     `offset`: where its data begin in the flat memory. `table`: its log entries; `wear`: resets of each chunk (u32);
-    `readable`, `reserved`: its parts of the engine's tables; `written`: a bit per block of random-write chunks, or
-    None. `fd`: its data file, owned by the store.
+    `readable`, `reserved`: its parts of the engine's tables; `written`: a bit per block, or None.
+    `fd`: its data file, owned by the store.
 
     `reserved` is the short form of what is under way to a chunk. 0: nothing. A number of blocks: one plain append, of
     the blocks from wp to there; whoever set it aside may commit it by moving wp (the batch processor does). BUSY: more
@@ -115,8 +75,8 @@ class PuShard:
     """
 
     __slots__ = (
-        "_base", "_chunk_bytes", "_clba", "_fenced", "_flushed_states", "_in_flight", "_maxoc", "_maxocpu",
-        "_mw_cunits", "_pe_cycles", "_queues", "_shared", "_stale", "_stride", "_words", "_written_bytes",
+        "_base", "_chunk_bytes", "_clba", "_fenced", "_flushed_states", "_holes", "_in_flight", "_maxoc", "_maxocpu",
+        "_mw_cunits", "_pe_cycles", "_queues", "_shared", "_stale", "_stride", "_words",
         "_ws_min", "fd", "flushed", "has_failed", "is_dirty", "n_open", "offset", "pu", "readable", "reserved",
         "table", "wear", "written",
     )  # fmt: skip
@@ -132,7 +92,7 @@ class PuShard:
         wear: memoryview,
         readable: memoryview,
         reserved: memoryview,
-        written: memoryview | None,
+        written: WrittenMap | None,
         flushed: FlushedCopy,
     ) -> None:
         geometry = shared.geometry
@@ -151,12 +111,12 @@ class PuShard:
         self._stride = geometry.block_stride
         self._clba = geometry.clba
         self._chunk_bytes = geometry.clba * geometry.block_stride
-        self._written_bytes = (geometry.clba + 7) // 8
         self._ws_min = geometry.ws_min
         self._mw_cunits = geometry.mw_cunits
         self._pe_cycles = geometry.pe_cycles
         self._maxoc = geometry.maxoc
         self._maxocpu = geometry.maxocpu
+        self._holes: dict[int, int] = {}  #: sequential chunk, always BUSY -> its first block whose write failed
         self.n_open = 0
         self.is_dirty = False
         self.has_failed = False
@@ -206,17 +166,19 @@ class PuShard:
 
     def readable_mask(self, chk: int, lblk: int, n_blocks: int) -> int:
         """Bit i: block lblk + i can be read."""
-        if self.written is not None and self.is_random(chk):
-            if self.state(chk) != ChunkState.OPEN:
-                return 0
-            first, last = self._written_range(chk, lblk, n_blocks)
-            bits = int.from_bytes(self.written[first:last], "little") >> (lblk & 7)
-            return bits & ((1 << min(n_blocks, max(self.cnlb(chk) - lblk, 0))) - 1)
-        return (1 << min(n_blocks, max(self.readable[chk] - lblk, 0))) - 1
+        if self.written is None or not (chk in self._holes or self.is_random(chk)):
+            return (1 << min(n_blocks, max(self.readable[chk] - lblk, 0))) - 1
+        bits = self.written.bits(chk, lblk, n_blocks)
+        if chk in self._holes:
+            return ~bits & ((1 << min(n_blocks, max(self._limit(chk) - lblk, 0))) - 1)
+        if self.state(chk) != ChunkState.OPEN:
+            return 0
+        return bits & ((1 << min(n_blocks, max(self.cnlb(chk) - lblk, 0))) - 1)
 
-    def _written_range(self, chk: int, lblk: int, n_blocks: int) -> tuple[int, int]:
-        first = chk * self._written_bytes
-        return first + min(lblk >> 3, self._written_bytes), first + min((lblk + n_blocks + 7) >> 3, self._written_bytes)
+    def _limit(self, chk: int) -> int:
+        """Blocks of a sequential chunk that may be read, but for those whose write failed."""
+        wp = int(self._words[chk * 4 + _WP])
+        return max(wp - self._mw_cunits, 0) if self.state(chk) == ChunkState.OPEN else wp
 
     # ---- plain appends: one run, in order, to a sequential chunk
 
@@ -297,7 +259,7 @@ class PuShard:
 
     def _shorten(self, chk: int) -> None:
         """A queue or a list of stale reservations has gone: nothing may be under way any more."""
-        if chk not in self._queues and chk not in self._stale:
+        if chk not in self._queues and chk not in self._stale and chk not in self._holes:
             self.reserved[chk] = 0
 
     def _advance(self, chk: int, wp: int) -> None:
@@ -310,10 +272,16 @@ class PuShard:
             self.n_open -= 1
             self._shared.n_open -= 1
             self.readable[chk] = wp
-            return
-        if words[at] & 0xFF == _FREE:
-            self._enter(chk, ChunkEvent.WRITTEN)
-        self.readable[chk] = wp - self._mw_cunits if wp > self._mw_cunits else 0
+        else:
+            if words[at] & 0xFF == _FREE:
+                self._enter(chk, ChunkEvent.WRITTEN)
+            self.readable[chk] = wp - self._mw_cunits if wp > self._mw_cunits else 0
+        if self._holes:
+            self._stop_at_hole(chk)
+
+    def _stop_at_hole(self, chk: int) -> None:
+        """What lies behind a failed write is judged block by block."""
+        self.readable[chk] = min(self.readable[chk], self._holes.get(chk, self._clba))
 
     def _enter(self, chk: int, event: ChunkEvent) -> ChunkState:
         state = TRANSITIONS[self.table[chk * ENTRY_BYTES], event]
@@ -385,11 +353,45 @@ class PuShard:
         if not queue:
             del self._queues[chk]
             self._shorten(chk)
-        if reservation.is_ordered:
+        if reservation.fault:
+            self._fail_write(reservation)
+        elif reservation.is_ordered:
             self._advance(chk, reservation.end)
         else:
             self._mark_written(reservation)
         return queue[0] if queue else None
+
+    def _fail_write(self, reservation: Reservation) -> None:
+        """The write fails at block `good`: the chunk closes there, or goes on behind a unit that was not written."""
+        chk, good = reservation.chk, reservation.good
+        self._shared.stats.n_media_errors += 1
+        if reservation.fault == MediaStatus.WRITE_NEXT_UNIT:
+            if self.written is not None:
+                self.written.mark(chk, good, reservation.end - good)
+            self._holes.setdefault(chk, good)
+            self.reserved[chk] = BUSY
+            self._advance(chk, reservation.end)
+            return
+        self._words[chk * 4 + _WP] = good
+        self._enter(chk, ChunkEvent.CLOSED_EARLY)
+        self.n_open -= 1
+        self._shared.n_open -= 1
+        self.readable[chk] = good
+        self._stop_at_hole(chk)
+        self.is_dirty = True
+
+    def find_holes(self, chks: Iterable[int]) -> None:
+        """At start: which of these sequential chunks have blocks below wp whose write failed."""
+        if self.written is None:
+            return
+        for chk in chks:
+            # Those at wp and beyond were marked, but a kill came before wp moved.
+            wp = 0 if self.state(chk) == ChunkState.OFFLINE else int(self._words[chk * 4 + _WP])
+            bits = self.written.cut(chk, wp)
+            if bits:
+                self._holes[chk] = (bits & -bits).bit_length() - 1
+                self.reserved[chk] = BUSY
+                self._stop_at_hole(chk)
 
     def _mark_written(self, reservation: Reservation) -> None:
         chk, lblk, n_blocks = reservation.chk, reservation.lblk, reservation.end - reservation.lblk
@@ -399,9 +401,7 @@ class PuShard:
             target = self.place(chk, lblk)
             view[target : target + length] = view[source : source + length]
         if self.written is not None:
-            first, last = self._written_range(chk, lblk, n_blocks)
-            bits = int.from_bytes(self.written[first:last], "little") | ((1 << n_blocks) - 1) << (lblk & 7)
-            self.written[first:last] = bits.to_bytes(last - first, "little")
+            self.written.mark(chk, lblk, n_blocks)
         self._enter(chk, ChunkEvent.WRITTEN)
         self.is_dirty = True
 
@@ -448,8 +448,8 @@ class PuShard:
 
     # ---- reset
 
-    def reset(self, chk: int) -> ChunkState:
-        """Reset a chunk that may be reset and has no reservations; Free, or Offline if that wore it out.
+    def reset(self, chk: int, *, is_failing: bool = False) -> ChunkState:
+        """Reset a chunk that may be reset and has no reservations; Free, or Offline if that failed or wore it out.
 
         Its space comes back later. If the durable copy of the table holds data of the chunk, it takes no write until
         the disk knows better (`needs_flush`).
@@ -461,11 +461,14 @@ class PuShard:
         was_free = self.state(chk) == ChunkState.FREE
         self.readable[chk] = 0
         if not self.is_random(chk):
+            if self._words[chk * 4 + _WP] == self.cnlb(chk):
+                # A kill shall not leave the chunk as one that closed at its first write.
+                self.table[chk * ENTRY_BYTES] = ChunkState.OPEN
             self._words[chk * 4 + _WP] = 0
         self.wear[chk] = resets = min(self.wear[chk] + 1, 0xFFFF_FFFF)
         wli = wear_index(resets, self._pe_cycles)
-        self.table[chk * ENTRY_BYTES + 2] = wli
-        state = self._enter(chk, ChunkEvent.WORN_OUT if wli == 255 else ChunkEvent.RESET)
+        is_uneven = self._wear(chk, wli)
+        state = self._enter(chk, ChunkEvent.RESET_FAILED if is_failing or wli == 255 else ChunkEvent.RESET)
         if state == ChunkState.OFFLINE:
             self._words[chk * 4 + _WP] = WP_UNDEFINED
             shared.stats.n_media_errors += 1
@@ -476,13 +479,27 @@ class PuShard:
             self._fenced.add(chk)
         elif not was_free:
             self._spare(chk)
+        if is_uneven:
+            shared.report(Notice(self._words[chk * 4 + _SLBA], NotificationState.WEAR_INDEX))
+        if state == ChunkState.OFFLINE:
+            shared.report(Notice(self._words[chk * 4 + _SLBA], NotificationState.UNRECOVERABLE))
         return state
+
+    def _wear(self, chk: int, wli: int) -> bool:
+        """Note the wear index of a chunk; whether that takes it further from the average than WIT, and it was not."""
+        shared, geometry = self._shared, self._shared.geometry
+        before, n, most = self.table[chk * ENTRY_BYTES + 2], geometry.n_chunks, geometry.wit * geometry.n_chunks
+        was_even = abs(before * n - shared.wear_sum) <= most
+        self.table[chk * ENTRY_BYTES + 2] = wli
+        shared.wear_sum += wli - before
+        return 0 < most < abs(wli * n - shared.wear_sum) and was_even
 
     def forget_written(self, chk: int) -> None:
         """Clear the chunk's bits in the written map, if there is one."""
+        if self._holes.pop(chk, None) is not None:
+            self._shorten(chk)
         if self.written is not None:
-            first, last = self._written_range(chk, 0, self._clba)
-            self.written[first:last] = bytes(last - first)
+            self.written.cut(chk, 0)
 
     def needs_flush(self, chk: int) -> bool:
         """Whether a reset of the chunk is complete only after a flush of this shard."""
@@ -509,7 +526,7 @@ class PuShard:
 
     def payload(self) -> bytes:
         """All that the durable copy holds: table, reset counts, written map."""
-        return bytes(self.table) + bytes(self.wear) + (bytes(self.written) if self.written is not None else b"")
+        return bytes(self.table) + bytes(self.wear) + (bytes(self.written.view) if self.written is not None else b"")
 
     def restore(self, payload: bytes) -> None:
         """Take over what `payload` gave."""
@@ -517,7 +534,7 @@ class PuShard:
         self.table[:] = payload[:n_table]
         self.wear.cast("B")[:] = payload[n_table : n_table + n_wear]
         if self.written is not None:
-            self.written[:] = payload[n_table + n_wear :]
+            self.written.view[:] = payload[n_table + n_wear :]
 
     def snapshot(self) -> Snapshot:
         """What a flush shall make durable."""

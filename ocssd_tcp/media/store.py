@@ -22,7 +22,8 @@ import numpy as np
 from ocssd_tcp.media.engine import Engine, HotTables
 from ocssd_tcp.media.files import NamespaceFiles
 from ocssd_tcp.media.memory import PAGE, PREDEFINED_BYTES, Memory, Staging
-from ocssd_tcp.media.shard import PuShard, Shared
+from ocssd_tcp.media.shard import PuShard
+from ocssd_tcp.media.shared import Shared
 from ocssd_tcp.media.superblock import (
     NamespaceSuperblock,
     StoreError,
@@ -35,6 +36,7 @@ from ocssd_tcp.media.superblock import (
 )
 from ocssd_tcp.media.sync import InlineSyncer, Syncer
 from ocssd_tcp.media.table import ChunkShape, entries_of, first_fault, normalise, readable_blocks
+from ocssd_tcp.media.written import WrittenMap
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.layouts import ChunkState, ChunkType
@@ -257,7 +259,8 @@ def _needs_staging(namespace: _OpenNamespace) -> bool:
 def _address_space(namespaces: Sequence[_OpenNamespace]) -> int:
     fills = {_fill_byte(namespace.files.geometry) for namespace in namespaces}
     staging = STAGING_BYTES * sum(map(_needs_staging, namespaces))
-    return sum(namespace.files.mapped_bytes() for namespace in namespaces) + staging + PREDEFINED_BYTES * len(fills)
+    files = sum(namespace.files.mapped_bytes() for namespace in namespaces)
+    return files + staging + PREDEFINED_BYTES * (len(fills) + 1)
 
 
 def _fill_byte(geometry: Geometry) -> int:
@@ -267,6 +270,7 @@ def _fill_byte(geometry: Geometry) -> int:
 def _fill(store: Store, namespaces: Sequence[_OpenNamespace], syncer: Syncer, keep_allocated: int) -> None:
     """Map, recover and check the namespaces, and build their engines."""
     predefined: dict[int, int] = {}
+    sink = store.memory.map_anonymous(PREDEFINED_BYTES)
     for namespace in namespaces:
         store.adopt(namespace)
         geometry = namespace.files.geometry
@@ -281,6 +285,7 @@ def _fill(store: Store, namespaces: Sequence[_OpenNamespace], syncer: Syncer, ke
             opening.tables,
             identity=namespace.superblock.uuid,
             predefined=predefined[fill],
+            sink=sink,
             staging=Staging(store.memory, STAGING_BYTES) if _needs_staging(namespace) else None,
             syncer=syncer,
             keep_allocated=keep_allocated,
@@ -325,7 +330,10 @@ class _Opening:
             raise StoreError(files.path(pu, "chunks"), "is damaged, or of another drive: its header is wrong")
         table = chunks + PAGE
         wear = table + files.table_bytes
-        written = self._map_whole(pu, "map", files.map_bytes) if files.has_map(pu) else -1
+        written = None
+        if files.has_map(pu):
+            at = self._map_whole(pu, "map", files.map_bytes)
+            written = WrittenMap(memory.view[at : at + files.map_bytes], geometry.clba)
         first = self._addresses.address_chunk(pu * geometry.num_chk)
         last = first + geometry.num_chk
         starts = np.arange(geometry.num_chk, dtype=np.uint64) * np.uint64(files.chunk_bytes)
@@ -340,7 +348,7 @@ class _Opening:
             wear=memory.view[wear : wear + files.wear_bytes].cast("I"),
             readable=self.tables.readable[first:last],
             reserved=self.tables.reserved[first:last],
-            written=memory.view[written : written + files.map_bytes] if written >= 0 else None,
+            written=written,
             flushed=files.flushed(pu),
         )
 
@@ -402,5 +410,7 @@ class _Opening:
                 shard.forget_written(int(chk))
         first = self._addresses.address_chunk(shard.pu * geometry.num_chk)
         self._readable[first : first + geometry.num_chk] = readable_blocks(entries, geometry.mw_cunits)
+        shard.find_holes(map(int, np.flatnonzero(~is_random)))
+        self.shared.wear_sum += int(entries["wli"].sum())
         shard.count_open(int(np.count_nonzero(entries["cs"] == ChunkState.OPEN)))
         self.ncap += int(entries["cnlb"].sum())

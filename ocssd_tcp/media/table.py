@@ -72,13 +72,13 @@ def normalise(entries: Entries, resets: NDArray[np.uint32], pe_cycles: int) -> N
     """Settle what a killed process left between two stores.
 
     A write stores wp, then the state; a reset stores wp 0, then the state. So a state that does not fit its wp is the
-    older of the two, and wp decides.
+    older of the two, and wp decides. Closed with wp 0 fits: a chunk that closed early, and the reset of one.
     """
     sequential = entries["ct"] & ChunkType.RANDOM == 0
     state, wp, cnlb = entries["cs"], entries["wp"], entries["cnlb"]
     full = sequential & (wp == cnlb) & ((state == ChunkState.FREE) | (state == ChunkState.OPEN))
     opened = sequential & (state == ChunkState.FREE) & (wp > 0) & (wp < cnlb)
-    emptied = sequential & ((state == ChunkState.OPEN) | (state == ChunkState.CLOSED)) & (wp == 0)
+    emptied = sequential & (state == ChunkState.OPEN) & (wp == 0)
     state[full] = ChunkState.CLOSED
     state[opened] = ChunkState.OPEN
     state[emptied] = ChunkState.FREE
@@ -103,7 +103,7 @@ def first_fault(entries: Entries, geometry: Geometry, pu: int) -> str | None:
         "wp": np.select(
             [undefined, state == ChunkState.FREE, state == ChunkState.OPEN],
             [wp != WP_UNDEFINED, wp != 0, (wp == 0) | (wp >= cnlb)],
-            (wp == 0) | (wp > cnlb),
+            wp > cnlb,
         ),
     }
     for name, faults in wrong.items():

@@ -200,7 +200,7 @@ def test_every_state_that_takes_an_event_has_a_transition_and_offline_is_termina
     assert {state for state, _ in TRANSITIONS} == {ChunkState.FREE, ChunkState.OPEN, ChunkState.CLOSED}
     for state in (ChunkState.FREE, ChunkState.OPEN, ChunkState.CLOSED):
         assert TRANSITIONS[state, ChunkEvent.RESET] == ChunkState.FREE
-        assert TRANSITIONS[state, ChunkEvent.WORN_OUT] == ChunkState.OFFLINE
+        assert TRANSITIONS[state, ChunkEvent.RESET_FAILED] == ChunkState.OFFLINE
 
 
 @pytest.mark.parametrize(

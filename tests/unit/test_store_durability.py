@@ -244,7 +244,8 @@ def poke(path: Path, chunk: int, **fields: int) -> None:
         (0, {"wp": 16}, ChunkState.CLOSED, 16),
         (8, {"wp": 16}, ChunkState.CLOSED, 16),
         (8, {"wp": 0}, ChunkState.FREE, 0),
-        (16, {"wp": 0}, ChunkState.FREE, 0),
+        (16, {"wp": 0}, ChunkState.CLOSED, 0),
+        (16, {"cs": ChunkState.OPEN, "wp": 0}, ChunkState.FREE, 0),
         (16, {"cs": ChunkState.OFFLINE, "wp": 0}, ChunkState.OFFLINE, WP_UNDEFINED),
     ],
 )
