@@ -17,6 +17,7 @@ from ocssd_tcp import __version__
 from ocssd_tcp.commands.context import Health, SubsystemConfig
 from ocssd_tcp.commands.dials import Dials, Limit
 from ocssd_tcp.commands.namespace import Namespace
+from ocssd_tcp.config.sample import effective
 from ocssd_tcp.config.schema import Config
 from ocssd_tcp.config.values import Address
 from ocssd_tcp.controller.directory import Directory
@@ -25,6 +26,7 @@ from ocssd_tcp.media.filters.base import Timers
 from ocssd_tcp.media.filters.latency import FLASH
 from ocssd_tcp.media.filters.stack import Layers
 from ocssd_tcp.media.store import Store, open_store
+from ocssd_tcp.observe.tracing import Tracing
 from ocssd_tcp.transport.aio import Server, SocketOptions
 from ocssd_tcp.transport.clock import LoopTimers
 
@@ -120,6 +122,9 @@ async def _serve(config: Config, announce: Announce) -> int:
         namespaces = _namespaces(config, store, timers)
         _dial(config, Dials(namespaces, timers))
         directory = _directory(config, nqn, namespaces, addresses, timers.now())
+        tracing = Tracing(directory.subsystem, config.trace.path, config.trace.size, _trace_info(config, nqn))
+        if config.trace.path is not None:
+            tracing.start()
         housekeeper = Housekeeper(loop, store.engines)
         server.start(directory)
         gc.collect()
@@ -130,6 +135,7 @@ async def _serve(config: Config, announce: Announce) -> int:
         log.info("drive is closing")
         housekeeper.close()
         await server.stop(DRAIN_SECONDS)
+        tracing.stop()
         timers.close()
     finally:
         syncer.close()
@@ -152,6 +158,11 @@ def _dial(config: Config, dials: Dials) -> None:
         dials.set_latency(replace(base, **times, jitter=latency.jitter, seed=latency.seed))
     for limit in config.limits:
         dials.set_limits(Limit(limit.nsid, limit.iops, limit.bytes_per_second))
+
+
+def _trace_info(config: Config, nqn: str) -> dict[str, object]:
+    """What the header of a trace says beside the namespaces: all that a replay needs."""
+    return {"version": __version__, "nqn": nqn, "configuration": effective(config)}
 
 
 def _namespaces(config: Config, store: Store, timers: Timers) -> list[Namespace]:

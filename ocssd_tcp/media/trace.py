@@ -14,29 +14,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ocssd_tcp.ocssd.trace_format import (
+    JOINED_RECORD,
     MAGIC,
     RECORD_BYTES,
     RECORD_SHIFT,
-    SEQ_MASK,
+    SEQ_END,
+    SEQ_LIMIT,
     TRACE_RECORD,
     file_header,
     slots_in,
 )
 
 clock = time.monotonic_ns
-pack_record = TRACE_RECORD.struct.pack_into
+pack_record = JOINED_RECORD.pack_into
+_pack = TRACE_RECORD.struct.pack_into
 OLD_SUFFIX = ".old"
 
 
 class TraceRing:
     """A trace that is being written.
 
-    To record: `pack_record(ring.view, (ring.seq << RECORD_SHIFT) & ring.mask, ring.seq, ..., ring.seq ^ SEQ_MASK)`,
-    then `ring.seq = ring.seq + 1 & SEQ_MASK`; `put` does that. `n_slots`: records that the ring holds.
+    `put` records a command. Who cannot afford the call packs records itself, at `seq << RECORD_SHIFT & mask` of `view`,
+    adds 1 to `seq` for each, and calls `renumber` before and `complete` after at most a million of them.
+    `n_slots`: records that the ring holds.
     """
 
-    __slots__ = ("_map", "mask", "n_slots", "path", "seq", "view")
+    __slots__ = ("_completions", "_map", "mask", "n_slots", "path", "seq", "view")
 
     def __init__(self, path: Path, n_bytes: int, info: Mapping[str, Any]) -> None:
         """Make the file, its whole ring allocated: at most `n_bytes` of records. An earlier trace there is kept as
@@ -44,7 +50,7 @@ class TraceRing:
         self.path = path
         self.n_slots = slots_in(n_bytes)
         self.mask = self.n_slots * RECORD_BYTES - 1
-        self.seq = 0
+        self.seq = 1
         _keep_old(path)
         wall, monotonic = time.time_ns(), clock()
         head = file_header(self.n_slots, info, wall, monotonic)
@@ -61,6 +67,28 @@ class TraceRing:
         finally:
             os.close(fd)
         self.view = memoryview(self._map)[len(head) :]
+        self._completions = np.frombuffer(self.view, TRACE_RECORD.dtype)["completion"]
+
+    @property
+    def n_recorded(self) -> int:
+        """Commands recorded so far; after 4 Gi it begins anew."""
+        return self.seq - 1
+
+    def renumber(self) -> None:
+        """Begin the numbers anew if they may be used up soon, so that they are not during what follows."""
+        if self.seq >= SEQ_LIMIT:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """The next record keeps its place in the ring, and is newer than all others."""
+        self.seq = self.seq % self.n_slots + self.n_slots
+
+    def complete(self, first: int) -> None:
+        """The commands with numbers from `first` on complete now."""
+        begin, n_records = first % self.n_slots, self.seq - first
+        self._completions[begin : begin + n_records] = now = clock()
+        if begin + n_records > self.n_slots:
+            self._completions[: begin + n_records - self.n_slots] = now
 
     def put(
         self,
@@ -72,22 +100,25 @@ class TraceRing:
         pu_mask: int,
         nlb: int,
         cid: int,
-        qid: int,
-        cntlid: int,
-        status: int,
         opcode: int,
         flags: int,
+        status: int,
+        qid: int,
+        cntlid: int,
     ) -> None:
         """Record a command. Every value must fit its field of TRACE_RECORD."""
+        if self.seq >= SEQ_END:
+            self._begin_anew()
         seq = self.seq
-        self.seq = seq + 1 & SEQ_MASK
-        pack_record(
-            self.view, (seq << RECORD_SHIFT) & self.mask, seq, nsid, arrival, start, completion, lba, pu_mask, nlb, cid,
-            qid, cntlid, status, opcode, flags, seq ^ SEQ_MASK,
+        self.seq = seq + 1
+        _pack(
+            self.view, seq << RECORD_SHIFT & self.mask, seq, nsid, arrival, start, completion, lba, pu_mask, nlb, cid,
+            opcode, flags, status, qid, cntlid, seq,
         )  # fmt: skip
 
     def close(self) -> None:
         """Record nothing more. The file stays."""
+        del self._completions
         self.view.release()
         self._map.close()
 

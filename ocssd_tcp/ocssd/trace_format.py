@@ -1,18 +1,19 @@
 """The file of a trace: a header, what was known of the drive, and a ring of fixed-size records, one for each command.
 
-Writer and reader share this module, and neither needs the other. A record carries its number twice, the second time
-complemented, as its first and last bytes: what a killed daemon left half written, or what is being written while it is
-read, does not show the two numbers together and is left out.
+Writer and reader share this module, and neither needs the other. A record carries its number twice, as its first and
+its last bytes, and a record is written from front to back: what a killed daemon left half written, or what is being
+written while it is read, does not show the same number twice and is left out.
 
     0                header (TRACE_HEADER)
     64               `info_bytes` of JSON: version, drive, namespaces with geometry, seeds
-    `records_offset` the ring: `n_slots` records (TRACE_RECORD); record number n is in slot n % n_slots
+    `records_offset` the ring: `n_slots` records (TRACE_RECORD); number n is in slot n % n_slots
 """
 
 from __future__ import annotations
 
 import json
 import mmap
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
@@ -30,7 +31,9 @@ VERSION = 1
 PAGE_BYTES = 4096
 MIN_SLOTS = 64  #: a page of records
 MAX_INFO_BYTES = 16 << 20
-SEQ_MASK = 0xFFFF_FFFF
+MAX_SLOTS = 1 << 30
+SEQ_END = (1 << 32) - 1  #: numbers begin anew here; a writer of many records looks once, and does so at SEQ_LIMIT
+SEQ_LIMIT = SEQ_END - (1 << 20)
 MASK_BITS = 64
 
 TRACE_HEADER = Layout(
@@ -47,8 +50,9 @@ TRACE_HEADER = Layout(
     None / reserved(8),
 )
 
-#: Times are CLOCK_MONOTONIC. `start`: 0 if the media was not asked. `pu_mask`: 0, or for a command with a list of
-#: addresses bit i for the parallel units whose number modulo 64 is i. `status`: SCT << 8 | SC. `nlb`: 0's based.
+#: `seq`: 1 for the first command. Times are CLOCK_MONOTONIC. `start`: 0 if the media was not asked. `completion`: 0
+#: as long as the response is not queued; such a record is not whole. `pu_mask`: 0, or for a command with a list of
+#: addresses bit i for the parallel units whose number modulo 64 is i. `nlb`: 0's based. `status`: SCT << 8 | SC.
 TRACE_RECORD = Layout(
     "trace_record",
     64,
@@ -61,13 +65,15 @@ TRACE_RECORD = Layout(
     "pu_mask" / u64,
     "nlb" / u16,
     "cid" / u16,
-    "qid" / u16,
-    "cntlid" / u16,
-    "status" / u16,
     "opcode" / u8,
     "flags" / u8,
+    "status" / u16,
+    "qid" / u16,
+    "cntlid" / u16,
     "check" / u32,
 )
+#: The same with fields joined, fewer to pack: `opcode` to `status`, and `qid` and `cntlid`.
+JOINED_RECORD = struct.Struct("<IIQQQQQHHIII")
 RECORD_BYTES = TRACE_RECORD.size
 RECORD_SHIFT = RECORD_BYTES.bit_length() - 1
 
@@ -110,7 +116,7 @@ def pu_map(geometry: Geometry) -> PuMap:
 
 def slots_in(n_bytes: int) -> int:
     """Records of a ring of at most `n_bytes`: a power of two, so that a record's number says where it is."""
-    return max(MIN_SLOTS, 1 << (n_bytes // RECORD_BYTES).bit_length() - 1) if n_bytes >= RECORD_BYTES else MIN_SLOTS
+    return min(max(1 << (n_bytes // RECORD_BYTES).bit_length() >> 1, MIN_SLOTS), MAX_SLOTS)
 
 
 def file_header(n_slots: int, info: Mapping[str, Any], wall_ns: int, monotonic_ns: int) -> bytes:
@@ -138,10 +144,7 @@ def describe(geometry: Geometry) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace that was read. `records`: whole ones, oldest first. `n_torn`: slots whose record was not whole.
-
-    `n_lost`: how many records older than the first one the ring has overwritten, as far as 32 bits can tell.
-    """
+    """A trace that was read. `records`: whole ones, oldest first. `n_torn`: slots whose record was not whole."""
 
     info: Mapping[str, Any]
     n_slots: int
@@ -152,8 +155,8 @@ class Trace:
 
     @property
     def n_lost(self) -> int:
-        """Records that were overwritten before the first of these: its number, as numbers begin with 0."""
-        return int(self.records["seq"][0]) if len(self.records) else 0
+        """Records that were overwritten before the first of these, up to 4 Gi of them."""
+        return int(self.records["seq"][0]) - 1 if len(self.records) else 0
 
     def pu_map(self, nsid: int) -> PuMap | None:
         """How a namespace's addresses name parallel units; None for one that the header does not know."""
@@ -185,7 +188,7 @@ def parse_trace(data: bytes | mmap.mmap) -> Trace:
     if header["version"] != VERSION or header["record_bytes"] != RECORD_BYTES:
         raise TraceError(f"a trace of version {header['version']}; this program reads version {VERSION}")
     n_slots, offset = header["n_slots"], header["records_offset"]
-    if n_slots & n_slots - 1 or not MIN_SLOTS <= n_slots <= SEQ_MASK or header["info_bytes"] > MAX_INFO_BYTES:
+    if n_slots & n_slots - 1 or not MIN_SLOTS <= n_slots <= MAX_SLOTS or header["info_bytes"] > MAX_INFO_BYTES:
         raise TraceError("a trace whose header is damaged")
     if TRACE_HEADER.size + header["info_bytes"] > offset or offset + n_slots * RECORD_BYTES > len(data):
         raise TraceError("a trace that was cut short")
@@ -212,7 +215,7 @@ def whole_records(slots: Records) -> tuple[Records, int]:
     """The records of a ring that are whole, oldest first, and how many slots hold one that is not."""
     number, check = slots["seq"], slots["check"]
     place = np.arange(len(slots), dtype=np.uint32)
-    is_whole = (number ^ check == SEQ_MASK) & (number & np.uint32(len(slots) - 1) == place)
+    is_whole = (number == check) & (number & np.uint32(len(slots) - 1) == place) & (slots["completion"] != 0)
     is_torn = ~is_whole & ((number != 0) | (check != 0))
     found = slots[is_whole]
     if len(found):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.media.engine import Run
 from ocssd_tcp.media.trace import clock, pack_record
-from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT, SEQ_MASK
+from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT
 from ocssd_tcp.transport.tracing import PLAIN, TracedCommand, pu_mask
 from ocssd_tcp.transport.transfer import RunTransfer, Transfer
 from ocssd_tcp.transport.txqueue import IOV_BYTES, pack_iov, pack_two_iovs
@@ -47,6 +47,7 @@ _WRITE = Io.WRITE | _PSDT_SGL
 _WRITES = (_WRITE, Io.VECTOR_WRITE | _PSDT_SGL)
 _READS = (_READ, Io.VECTOR_READ | _PSDT_SGL)
 _FUA = 1 << 30
+_TRACE_KIND = (PLAIN << 8) - _PSDT_SGL  #: with opcode and SQE flags, a trace record's opcode, flags and status 0
 _IN_CAPSULE, _TRANSPORT = int(SglType.IN_CAPSULE), int(SglType.TRANSPORT)
 _PROGRESSION, _CAPSULE_LIST = int(ListForm.PROGRESSION), int(ListForm.CAPSULE)
 _H2C_DATA = int(PduType.H2C_DATA)
@@ -246,8 +247,9 @@ class BatchProcessor:
         trace = association.subsystem.trace
         arrival = pus = 0
         if trace is not None:
-            arrival, qid, cntlid = clock(), queue.qid, association.cntlid
-            trace_view, trace_mask = trace.view, trace.mask
+            trace.renumber()
+            arrival, trace_first, trace_view, trace_mask = clock(), trace.seq, trace.view, trace.mask
+            trace_queue = queue.qid | association.cntlid << 16
 
         while end - position >= 24:
             if data[position] == _H2C_DATA:
@@ -337,11 +339,11 @@ class BatchProcessor:
                     n_vector += opcode != _READ
                     n_blocks_read += n_blocks
                     if trace is not None:  # spelt out: a call would double what it costs
-                        seq, moment = trace.seq, clock()
-                        trace.seq = seq + 1 & SEQ_MASK
+                        seq = trace.seq
+                        trace.seq = seq + 1
                         pack_record(
-                            trace_view, (seq << RECORD_SHIFT) & trace_mask, seq, nsid, arrival, moment, moment, lba,
-                            pus, n_blocks - 1, cid, qid, cntlid, 0, opcode & 0xFF, PLAIN, seq ^ SEQ_MASK,
+                            trace_view, seq << RECORD_SHIFT & trace_mask, seq, nsid, arrival, arrival, 0, lba, pus,
+                            n_blocks - 1, cid, opcode + _TRACE_KIND, trace_queue, seq,
                         )  # fmt: skip
                         pus = 0
                     room -= 1
@@ -368,10 +370,9 @@ class BatchProcessor:
                             break
                         space.counters.vector_writes += opcode != _WRITE
                         if trace is not None:
-                            moment = clock()
                             trace.put(
-                                nsid, arrival, moment, moment, lba, 0, n_blocks - 1, cid, qid, cntlid, 0, opcode & 0xFF,
-                                PLAIN,
+                                nsid, arrival, arrival, 0, lba, 0, n_blocks - 1, cid, opcode - _PSDT_SGL, PLAIN, 0,
+                                queue.qid, association.cntlid,
                             )  # fmt: skip
                         room -= 1
                     else:
@@ -379,7 +380,7 @@ class BatchProcessor:
                         if not ttag:
                             break
                         if trace is not None:
-                            self._trace(space, runs, cid, nsid, opcode & 0xFF, n_blocks, arrival)
+                            self._trace(space, runs, cid, nsid, opcode - _PSDT_SGL, n_blocks, arrival)
                         pack_data(arena, used, self._r2t_header, cid, ttag, 0, length)
                         if tail:
                             _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
@@ -417,6 +418,8 @@ class BatchProcessor:
             space.count_reads(n_reads, n_vector, n_blocks_read)
         tx.n, tx.used, tx.n_bytes = at // IOV_BYTES, used, n_bytes
         queue.sqhd = sqhd
+        if trace is not None and trace.seq != trace_first:
+            trace.complete(trace_first)
         self._responder.n_completed += completed
         return position
 

@@ -73,8 +73,8 @@ class TracedCommand:
     def record(self, ring: TraceRing, queue: QueuePair, status: int) -> None:
         """The response is queued: write the record."""
         ring.put(
-            self.nsid, self.arrival, self.start, clock(), self.lba, self.pu_mask, self.nlb, self.cid, queue.qid,
-            queue.association.cntlid, status, self.opcode, self.flags,
+            self.nsid, self.arrival, self.start, clock(), self.lba, self.pu_mask, self.nlb, self.cid,
+            self.opcode, self.flags, status, queue.qid, queue.association.cntlid,
         )  # fmt: skip
 
 
