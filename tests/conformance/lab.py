@@ -132,7 +132,9 @@ class Lab:
         self.shape = model.shape
         self._serial = 0
         self.known: set[int] = set()  # chunks whose contents the model knows
-        self._next = 0
+        plain = [chunk for chunk in model.chunks if not chunk.is_random and chunk.cnlb == model.shape.clba]
+        #: least recently taken first; to begin with, those that follow each other are of different parallel units
+        self._turn = sorted(plain, key=lambda chunk: chunk.slba % (1 << model.shape.chk_len + model.shape.lbk_len))
 
     # --- commands on drive and model ------------------------------------------------------------
 
@@ -148,39 +150,41 @@ class Lab:
     def write(self, slba: int, n_blocks: int, way: Way | None = None) -> Outcome:
         way, data = way or self.home, self.data(n_blocks)
         outcome = way.wire.io(SCALAR_WRITE, self.nsid, scalar(slba, n_blocks), data=data, r2t=way.r2t)
-        return _same(outcome, self.model.scalar_write(slba, n_blocks, data))
+        return self._same(outcome, self.model.scalar_write(slba, n_blocks, data))
 
     def read(self, slba: int, n_blocks: int, way: Way | None = None) -> Outcome:
         way = way or self.home
         room = n_blocks * self.shape.stride
         outcome = way.wire.io(SCALAR_READ, self.nsid, scalar(slba, n_blocks), room=room)
         wanted = self.model.read(range(slba, slba + n_blocks), dulbe=way.wire.dulbe)
-        return _same(outcome, Outcome(wanted.status, 0, wanted.data))
+        return self._same(outcome, Outcome(wanted.status, 0, wanted.data))
 
     def vector_write(self, form: int, lbas: Sequence[int], way: Way) -> Outcome:
         data = self.data(len(lbas))
-        return _same(self._vector(lists.WRITE, form, lbas, way, data=data), self.model.write(lbas, data))
+        return self._same(self._vector(lists.WRITE, form, lbas, way, data=data), self.model.write(lbas, data))
 
     def vector_read(self, form: int, lbas: Sequence[int], way: Way) -> Outcome:
         room = len(lbas) * self.shape.stride
         outcome = self._vector(lists.READ, form, lbas, way, room=room)
-        return _same(outcome, self.model.read(lbas, dulbe=way.wire.dulbe))
+        return self._same(outcome, self.model.read(lbas, dulbe=way.wire.dulbe))
 
     def vector_copy(self, form: int, sources: Sequence[int], destinations: Sequence[int], way: Way) -> Outcome:
         outcome = self._vector(lists.COPY, form, sources, way, destinations)
-        return _same(outcome, self.model.copy(sources, destinations, dulbe=way.wire.dulbe))
+        return self._same(outcome, self.model.copy(sources, destinations, dulbe=way.wire.dulbe))
 
     def vector_reset(self, form: int, lbas: Sequence[int], way: Way, *, descriptors: bool) -> Outcome:
         outcome = self._vector(lists.RESET, form, lbas, way, room=len(lbas) * 32 if descriptors else 0)
         self.known.update(lbas)
-        return _same(outcome, self.model.vector_reset(lbas, descriptors=descriptors))
+        wanted = self.model.vector_reset(lbas, descriptors=descriptors)
+        self._same(self._without_wear(outcome), self._without_wear(wanted))
+        return outcome
 
     def dsm_reset(self, ranges: Sequence[tuple[int, int]], way: Way, *, extra: int = 0) -> Outcome:
         """`extra`: bytes of buffer past the ranges."""
         outcome = way.wire.io(
             DSM, self.nsid, {"cdw10": len(ranges) - 1, "cdw11": 4}, data=dsm_ranges(ranges) + bytes(extra), r2t=way.r2t
         )
-        return _same(outcome, self.model.dsm_reset(ranges))
+        return self._same(outcome, self.model.dsm_reset(ranges))
 
     def _vector(
         self,
@@ -210,21 +214,21 @@ class Lab:
     def take(self, state: int = FREE, *, fill: int | None = None, pu: int | None = None) -> Chunk:
         """A sequential chunk of clba blocks in `state`; Open with `fill` blocks (half of it). In `pu` if that matters.
 
-        Chunks are taken in turn, so that consecutive calls give different ones.
+        Chunks are taken in turn, so that calls that follow each other give different ones.
         """
-        chunks = self.model.chunks
-        for _ in range(len(chunks)):
-            chunk = chunks[self._next]
-            # The next one in another parallel unit, so that lists touch several.
-            self._next = (self._next + self.shape.num_chk + 1) % len(chunks)
-            plain = not chunk.is_random and chunk.cnlb == self.shape.clba and chunk.state != OFFLINE
-            if plain and (pu is None or chunk.pu == pu):
-                self.bring(chunk, state, fill)
-                return chunk
-        raise AssertionError("no such chunk is left")
+        plain = [chunk for chunk in self._turn if chunk.state != OFFLINE and (pu is None or chunk.pu == pu)]
+        chunk = plain[0]
+        if state == CLOSED:  # to fill one takes longest: perhaps one is that was not taken lately
+            idle = plain[: len(plain) // 2]
+            chunk = next((idler for idler in idle if idler.state == CLOSED and idler.slba in self.known), chunk)
+        self._turn.remove(chunk)
+        self._turn.append(chunk)
+        return self.bring(chunk, state, fill)
 
     def bring(self, chunk: Chunk, state: int, fill: int | None = None) -> Chunk:
         """A chunk in `state`, whatever it was."""
+        if state == chunk.state == CLOSED and chunk.slba in self.known:
+            return chunk
         if chunk.state != FREE or chunk.slba not in self.known:
             if chunk.state == OPEN and not self.shape.early_reset:
                 self._write_to(chunk, chunk.cnlb)
@@ -269,7 +273,8 @@ class Lab:
         for chunk in chunks:
             index = self.model.chunks.index(chunk)
             outcome = self.home.wire.log(self.nsid, index * 32, 32)
-            assert outcome == Outcome(0, 0, self.model.descriptor(chunk)), f"descriptor of chunk {index}"
+            wanted = self._without_wear(Outcome(0, 0, self.model.descriptor(chunk)))
+            self._same(self._without_wear(outcome), wanted, f"the descriptor of chunk {index}")
             if chunk.slba in self.known:
                 for first, n_blocks in self._parts(chunk):
                     self.read(chunk.slba + first, n_blocks)
@@ -284,7 +289,34 @@ class Lab:
         """The whole chunk log is the model's."""
         size = len(self.model.chunks) * 32
         wanted = b"".join(map(self.model.descriptor, self.model.chunks))
-        assert self.home.wire.log(self.nsid, 0, size) == Outcome(0, 0, wanted)
+        outcome = self.home.wire.log(self.nsid, 0, size)
+        self._same(self._without_wear(outcome), self._without_wear(Outcome(0, 0, wanted)), "the chunk log")
+
+    def _same(self, outcome: Outcome, wanted: Outcome, what: str = "the data") -> Outcome:
+        if outcome != wanted:
+            self._start_over()
+        assert outcome[:2] == wanted[:2], f"got {_text(outcome)}, the rules say {_text(wanted)}"
+        assert outcome.data == wanted.data, f"{what}: other bytes than the rules say"
+        return outcome
+
+    def _start_over(self) -> None:
+        """Drive and model disagree: one test shows it, and the others go on from what the drive says."""
+        n_bytes, step = len(self.model.chunks) * 32, self.home.wire.max_transfer
+        log = b"".join(
+            self.home.wire.log(self.nsid, at, min(step, n_bytes - at)).data for at in range(0, n_bytes, step)
+        )
+        for chunk, reported in zip(self.model.chunks, Model(self.shape, log).chunks, strict=True):
+            reported.resets = chunk.resets
+            vars(chunk).update(vars(reported))
+        self.known.clear()
+
+    def _without_wear(self, outcome: Outcome) -> Outcome:
+        """An outcome with descriptors, their wear indexes 0 where the rules do not say how a chunk wears."""
+        if self.shape.pe_cycles is not None:
+            return outcome
+        data = bytearray(outcome.data)
+        data[2::32] = bytes(len(data[2::32]))
+        return outcome._replace(data=bytes(data))
 
 
 def scalar(slba: int, n_blocks: int) -> dict[str, int]:
@@ -293,12 +325,6 @@ def scalar(slba: int, n_blocks: int) -> dict[str, int]:
 
 def dsm_ranges(ranges: Sequence[tuple[int, int]]) -> bytes:
     return b"".join(struct.pack("<IIQ", 0xA5A5_A5A5, n_blocks, slba) for slba, n_blocks in ranges)
-
-
-def _same(outcome: Outcome, wanted: Outcome) -> Outcome:
-    assert outcome[:2] == wanted[:2], f"got {_text(outcome)}, the rules say {_text(wanted)}"
-    assert outcome.data == wanted.data, "other data than the rules say"
-    return outcome
 
 
 def _text(outcome: Outcome) -> str:

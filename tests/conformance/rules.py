@@ -72,7 +72,7 @@ class Shape:
         return ((grp << self.pu_len | pu) << self.chk_len | chk) << self.lbk_len | lblk
 
 
-@dataclass
+@dataclass(eq=False)
 class Chunk:
     """One chunk. `blocks`: what is stored, by block; `pu`: flat parallel unit."""
 

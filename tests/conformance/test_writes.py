@@ -113,6 +113,8 @@ EXPECTED = {
 
 def send(lab: Lab, command: int, slba: int, n_blocks: int, way: Way) -> int | None:
     """The status of a write of adjacent blocks; None if this command cannot say it."""
+    if n_blocks * lab.shape.stride > way.wire.max_transfer:
+        return None
     if command == SCALAR:
         return lab.write(slba, n_blocks, way).status
     lbas = range(slba, slba + n_blocks)
