@@ -26,6 +26,7 @@ from ocssd_tcp.media.filters.base import Timers
 from ocssd_tcp.media.filters.latency import FLASH
 from ocssd_tcp.media.filters.stack import Layers
 from ocssd_tcp.media.store import Store, open_store
+from ocssd_tcp.observe.service import Observatory
 from ocssd_tcp.observe.tracing import Tracing
 from ocssd_tcp.transport.aio import Server, SocketOptions
 from ocssd_tcp.transport.clock import LoopTimers
@@ -104,7 +105,9 @@ async def _serve(config: Config, announce: Announce) -> int:
     )
     addresses = server.listen(target.listen)  # before the drive is touched: a port in use leaves no trace
     syncer = ThreadSyncer(loop)
+    observatory = Observatory(server)
     try:
+        observed = observatory.listen(config.observe.listen)
         store = open_store(
             config.drive.path,
             [namespace.geometry for namespace in config.namespaces],
@@ -114,6 +117,7 @@ async def _serve(config: Config, announce: Announce) -> int:
         )
     except BaseException:
         server.close_listeners()
+        observatory.close()
         syncer.close()
         raise
     try:
@@ -126,15 +130,20 @@ async def _serve(config: Config, announce: Announce) -> int:
         if config.trace.path is not None:
             tracing.start()
         housekeeper = Housekeeper(loop, store.engines)
+        await observatory.start(directory)
         server.start(directory)
         gc.collect()
         gc.freeze()
         log.info("drive is open", path=str(config.drive.path), nqn=nqn, listening=[str(a) for a in addresses])
+        if observed is not None:
+            log.info("live page and metrics", url=f"http://{observed}/")
         announce(nqn, addresses)
         await stopping.wait()
         log.info("drive is closing")
         housekeeper.close()
+        observatory.closing()
         await server.stop(DRAIN_SECONDS)
+        await observatory.stop()
         tracing.stop()
         timers.close()
     finally:

@@ -148,7 +148,7 @@ def explain(error: OSError, config: Config) -> str | None:
     """
     number = error.errno or 0
     fault = "" if error.filename is None else str(error.filename)
-    listeners = [str(address) for address in config.target.listen]
+    listeners = [str(address) for address in (*config.target.listen, config.observe.listen) if address is not None]
     if fault in listeners or (not fault and number in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)):
         remedy = _LISTEN_REMEDIES.get(number, f"cannot be listened on: {error.strerror}")
         return f"{fault or ', '.join(listeners)} {remedy}"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ocssd_tcp.media.ops import MediaOp, OpKind
 
 N_BUCKETS = 25  #: bucket i: less than 2^i microseconds; the last one: all that took longer than 8 seconds
-MAX_LATENCY_ROWS = 4096  #: of a namespace: groups times kinds of operations that have a histogram of their own
+MAX_LATENCY_ROWS = 128  #: of a namespace: groups times operations with a histogram of their own
 _STATUS_MASK = 0x7FF  #: status code type and status code, without DNR
 
 #: What is timed, and what it is to a host. A write whose data come by R2T is timed when they have arrived.

@@ -20,6 +20,7 @@ from ocssd_tcp.config.values import (
     BOOLEAN,
     HOST_NQN,
     LISTEN,
+    LISTEN_OR_NOT,
     NQN,
     OPTIONAL_PATH,
     PATH,
@@ -151,6 +152,12 @@ class ObserveConfig:
 
     log_level: str = key(
         "info", choice("debug", "info", "warning", "error"), "Least severe line that is logged, to standard error."
+    )
+    listen: Address | None = key(
+        None,
+        LISTEN_OR_NOT,
+        "Where the live page, metrics and health checks are served to anybody, read-only. Absent or empty: nowhere.",
+        example='"127.0.0.1:9420"',
     )
 
 

@@ -238,6 +238,11 @@ def _path(value: object) -> Path:
 
 BOOLEAN = Kind("true or false", _boolean)
 LISTEN = Kind('addresses with a port ("127.0.0.1:4420", "[::1]:4420"; port 0 picks one)', _split_address, str)
+LISTEN_OR_NOT = Kind(
+    'an address with a port ("127.0.0.1:9420", "[::1]:9420"; port 0 picks one), or ""',
+    lambda value: None if value == "" else _split_address(value),
+    str,
+)
 ADVERTISE = Kind('addresses with a port ("10.0.2.2:4420", "[fd00::1]:4420")', _advertised, str)
 NQN = Kind(
     f'"nqn.yyyy-mm.reverse.domain:name" or "{_UUID_NQN}<uuid>", at most {NQN_BYTES} bytes',

@@ -11,14 +11,36 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, MutableMapping
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import structlog
 
 _BURST = 10
 _PERIOD_S = 10.0
 _KEYS = 1024
+_RECENT = 50
+_RECENT_CHARACTERS = 300
+
+
+class Recent(NamedTuple):
+    """A line of the log as the live page shows it. `at`: Unix time."""
+
+    at: float
+    level: str
+    event: str
+    details: str
+
+
+RECENT: deque[Recent] = deque(maxlen=_RECENT)  #: the last lines of the process, oldest first
+
+
+def _remember(_logger: object, level: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor that keeps the line in RECENT."""
+    words = (f"{name}={value}" for name, value in line.items() if name not in ("event", "level", "exc_info"))
+    RECENT.append(Recent(time.time(), level, str(line.get("event")), " ".join(words)[:_RECENT_CHARACTERS]))
+    return line
 
 
 class RateLimiter:
@@ -101,6 +123,7 @@ def configure(level: str = "info", stream: TextIO | None = None, limiter: RateLi
             RateLimiter() if limiter is None else limiter,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _remember,
             *(_for_people() if out.isatty() else _for_machines()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
