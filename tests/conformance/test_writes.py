@@ -164,6 +164,15 @@ def test_a_scalar_write_stays_inside_one_chunk(main: Lab, reach: str, way: Way) 
     main.compare(filter(None, [chunk, following]))
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_scalar_write_is_whole_units_before_it_is_anything_else(main: Lab, more: int, way: Way) -> None:
+    """As vector writes are: across the end of a chunk too."""
+    unit = main.shape.ws_min
+    chunk = main.take(CLOSED)
+    assert main.write(chunk.slba + chunk.cnlb - unit, 2 * unit + more, way).status == INVALID_FIELD
+    main.compare([chunk])
+
+
 @pytest.mark.parametrize("slba", [(1 << 64) - 1, (1 << 64) - 4, 1 << 63], ids=hex)
 def test_a_write_past_64_bits_is_a_write_fault(main: Lab, slba: int, way: Way) -> None:
     assert main.write(slba, main.shape.ws_min, way).status == WRITE_FAULT
