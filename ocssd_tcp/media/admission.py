@@ -269,15 +269,28 @@ class Admissions:
         if isinstance(op.reservation, Admission):
             admission, op.reservation = op.reservation, None
             return admission
-        if len(op.extents) != 1 or op.extents[0].chunk < 0:
-            return None
-        shard, chk = self._locate(op.extents[0].chunk)
-        run = shard.find(chk, op.extents[0].lblk, op.extents[0].n_blocks)
-        return None if run is None else self._adopt(run)
+        runs: list[Reservation] = []
+        for chunk, lblk, n_blocks in op.extents:
+            shard, chk = self._locate(chunk)
+            run = shard.find(chk, lblk, n_blocks) if chunk >= 0 else None
+            if run is None:
+                return None
+            runs.append(run)
+        return self._join(runs) if len(runs) > 1 else self._adopt(runs[0]) if runs else None
 
     @staticmethod
     def _adopt(reservation: Reservation) -> Admission:
         return reservation.admission or Admission(None, [reservation], [])
+
+    def _join(self, runs: list[Reservation]) -> Admission:
+        """One write of runs that were set aside one by one: if one of them was rolled back, all are."""
+        is_dead = any(run.admission is not None and run.admission.is_dead for run in runs)
+        lost = self._kill([self._adopt(run) for run in runs]) if is_dead else []
+        joined = Admission(None, runs, [])
+        joined.is_dead = is_dead
+        for other in lost:
+            self.fail(other)
+        return joined
 
     def _settle(self, admissions: list[Admission]) -> None:
         finished: list[MediaOp] = []

@@ -174,7 +174,7 @@ class Engine:
         return places
 
     def commit_runs(self, runs: Sequence[Run]) -> bool:
-        """Commit what `reserve_runs` set aside, all or nothing. False: submit a COMMIT for each, its one extent."""
+        """Commit what `reserve_runs` set aside, all or nothing. False: submit a COMMIT with the runs as its extents."""
         for address_chunk, lblk, n_blocks in runs:
             shard = self.shard_at[address_chunk >> self._chk_len]
             if shard is None or not shard.holds_only(address_chunk & self._chk_mask, lblk, n_blocks):

@@ -281,10 +281,7 @@ class Executor:
         io.failed = transfer.failed
         self.outstanding[transfer.cid] = None
         kind = OpKind.ABORT if transfer.failed else OpKind.COMMIT
-        extents = transfer.extents()
-        done = self._joined(io, len(extents))
-        for extent in extents:
-            self._submit(MediaOp(kind, (extent,), done, context=io), io)
+        self._submit(MediaOp(kind, transfer.extents(), self._media_done, context=io), io)
 
     def _joined(self, io: IoCommand, n_ops: int) -> Callable[[MediaOp], None]:
         """A `done` for `n_ops` operations of one command, which ends with the first failure once all have ended."""
