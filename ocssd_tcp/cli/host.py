@@ -11,6 +11,7 @@ from ocssd_tcp import __version__
 from ocssd_tcp.cli.host_demo import demo
 from ocssd_tcp.cli.host_io import copy, read, reset, write
 from ocssd_tcp.cli.host_show import chunks, discover, info
+from ocssd_tcp.cli.host_trace import trace
 from ocssd_tcp.cli.host_verify import verify
 
 
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for command in (discover, info, chunks, read, write, reset, copy, demo, verify):
+for command in (discover, info, chunks, read, write, reset, copy, demo, verify, trace):
     main.add_command(command)

@@ -79,6 +79,9 @@ RECORD_SHIFT = RECORD_BYTES.bit_length() - 1
 
 Records = NDArray[Any]
 
+#: What a reader takes from the description of a namespace, each less than this.
+_BOUNDS = {"num_grp": 1 << 16, "num_pu": 1 << 16, "pu_len": 17, "chk_len": 33, "lbk_len": 33}
+
 
 class TraceFlag(IntFlag):
     """Bits of a record's `flags`."""
@@ -104,14 +107,15 @@ class PuMap(NamedTuple):
         """`group/unit` of `lba >> pu_shift`."""
         return f"{address_pu >> self.pu_len}/{address_pu & (1 << self.pu_len) - 1}"
 
-    def exists(self, address_pu: int) -> bool:
-        """Whether the number names a parallel unit."""
-        return address_pu >> self.pu_len < self.num_grp and address_pu & (1 << self.pu_len) - 1 < self.num_pu
+    def existing(self, address_pus: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of the numbers name a parallel unit."""
+        units = address_pus & np.uint64((1 << self.pu_len) - 1)
+        return (address_pus >> np.uint64(self.pu_len) < self.num_grp) & (units < self.num_pu)
 
-
-def pu_map(geometry: Geometry) -> PuMap:
-    """The `PuMap` of a geometry."""
-    return PuMap(geometry.pu_shift, geometry.pu_len, geometry.num_grp, geometry.num_pu)
+    @property
+    def n_addresses(self) -> int:
+        """Numbers that existing units can have are less than this."""
+        return self.num_grp << self.pu_len
 
 
 def slots_in(n_bytes: int) -> int:
@@ -158,11 +162,14 @@ class Trace:
         """Records that were overwritten before the first of these, up to 4 Gi of them."""
         return int(self.records["seq"][0]) - 1 if len(self.records) else 0
 
-    def pu_map(self, nsid: int) -> PuMap | None:
-        """How a namespace's addresses name parallel units; None for one that the header does not know."""
-        known = self.info["namespaces"].get(str(nsid))
-        if known is None:
-            return None
+    @property
+    def nsids(self) -> list[int]:
+        """The namespaces that the header describes."""
+        return [int(nsid) for nsid in self.info["namespaces"]]
+
+    def pu_map(self, nsid: int) -> PuMap:
+        """How the addresses of one of the `nsids` name parallel units."""
+        known = self.info["namespaces"][str(nsid)]
         return PuMap(known["lbk_len"] + known["chk_len"], known["pu_len"], known["num_grp"], known["num_pu"])
 
     def wall(self, moment_ns: int) -> int:
@@ -202,9 +209,11 @@ def parse_trace(data: bytes | mmap.mmap) -> Trace:
 def _info(text: bytes) -> dict[str, Any]:
     try:
         info = json.loads(text)
-        for known in info["namespaces"].values():
-            if not all(type(known[name]) is int for name in ("num_grp", "num_pu", "chk_len", "lbk_len", "pu_len")):
-                raise TypeError
+        for nsid, known in info["namespaces"].items():
+            if not nsid.isdecimal() or not all(
+                type(known[name]) is int and 0 <= known[name] < high for name, high in _BOUNDS.items()
+            ):
+                raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise TraceError("a trace whose header is damaged") from None
     found: dict[str, Any] = info
