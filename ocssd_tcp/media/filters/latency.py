@@ -256,6 +256,6 @@ class Latency(Filter):
 
         op.done = ended
         self.inner.submit(op)
-        finish = self.model.charge(op, round(now * _NS)) / _NS
+        finish = self.model.charge(op, int(now * _NS)) / _NS
         if has_ended:
             self._hold.until(finish, op, outer)
