@@ -307,6 +307,7 @@ class Wire:
         self.half_closed = False
         self.takes: Callable[[], int] | None = None
         self.n_received = 0
+        self.n_sent = 0
         self._inbox = bytearray()
         self._blocked = False
         self.connection = TargetConnection(
@@ -317,6 +318,11 @@ class Wire:
     @property
     def phase(self) -> Phase:
         return self.connection.phase
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the target waits for the host to read."""
+        return self._blocked
 
     @property
     def waiting(self) -> int:
@@ -361,6 +367,7 @@ class Wire:
                 length = min(length, room - total)
             self.output += ctypes.string_at(base, length)
             total += length
+            self.n_sent += length
             if room is not None and total >= room:
                 break
         return total

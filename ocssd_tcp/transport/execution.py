@@ -300,8 +300,7 @@ class Executor:
     def _give_up(transfer: Transfer) -> None:
         """Roll back what was reserved for a transfer whose data nobody waits for any more."""
         if isinstance(transfer, RunTransfer):
-            for run in transfer.runs:
-                transfer.namespace.engine.abort_run(*run)
+            transfer.namespace.engine.submit(MediaOp(OpKind.ABORT, transfer.extents(), _ignore))
         elif transfer.op is not None and transfer.io is not None:
             Executor._roll_back(transfer.op, transfer.io)
 
