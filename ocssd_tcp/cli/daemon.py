@@ -19,6 +19,7 @@ import click
 
 from ocssd_tcp import __version__
 from ocssd_tcp.accel import EngineError, engine_name
+from ocssd_tcp.cli.ctl import ctl
 from ocssd_tcp.config.errors import ConfigError
 from ocssd_tcp.config.load import load
 from ocssd_tcp.config.sample import effective, sample
@@ -48,7 +49,7 @@ _LISTEN_REMEDIES = {
 }
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config", "path", type=click.Path(path_type=Path), metavar="FILE", help="TOML file; without it, the defaults."
 )
@@ -59,15 +60,22 @@ _LISTEN_REMEDIES = {
 @click.option("--show-config", "action", flag_value="show", help="Print the configuration that would be used, and end.")
 @click.option("--sample-config", "action", flag_value="sample", help="Print a commented configuration, and end.")
 @click.option("--version", "action", flag_value="version", help="Print the version and the engine that runs, and end.")
-def main(path: Path | None, overrides: Sequence[str], action: str | None) -> None:
+@click.pass_context
+def main(context: click.Context, path: Path | None, overrides: Sequence[str], action: str | None) -> None:
     """An Open-Channel SSD 2.0 drive as an NVMe/TCP target.
 
     Without a configuration: a drive in ./ocssd-drive, for hosts on this machine, at port 4420.
     """
+    context.obj = path
+    if context.invoked_subcommand is not None:
+        return
     try:
         sys.exit(_act(path, overrides, action))
     except (ConfigError, EngineError) as error:
         _refuse(str(error))
+
+
+main.add_command(ctl)
 
 
 def _act(path: Path | None, overrides: Sequence[str], action: str | None) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ocssd_tcp.ocssd.trace_format import MASK_BITS, Records, Trace, TraceFlag
-from ocssd_tcp.wire.opcodes import Admin, Io
+from ocssd_tcp.wire.opcodes import command_name
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _MAX_SPAN = 1 << 16  #: parallel units that one command of consecutive blocks can touch
@@ -47,16 +47,6 @@ class Column:
 
     values: NDArray[Any]
     is_absent: NDArray[np.bool_] | None = None
-
-
-def command_name(qid: int, opcode: int) -> str:
-    """`read`, `admin identify`, or the number of an unknown opcode."""
-    kind: type[Admin] | type[Io] = Io if qid else Admin
-    prefix = "" if qid else "admin "
-    try:
-        return prefix + kind(opcode).name.lower().replace("_", " ")
-    except ValueError:
-        return f"{prefix}{opcode:02x}h"
 
 
 def total_ns(records: Records) -> Times:
@@ -139,7 +129,7 @@ def by_command(records: Records, times: Times) -> list[Row]:
     rows = []
     for code in np.unique(key):
         index = np.flatnonzero(key == code)
-        row = _row(command_name(0 if code >> 8 else 1, int(code) & 0xFF), records, times, index)
+        row = _row(command_name(int(code) & 0xFF, is_io=code < 1 << 8), records, times, index)
         rows.append((int(code) >> 8, -row.n_commands, row))
     return [row for _, _, row in sorted(rows)]
 
@@ -179,7 +169,7 @@ def columns(trace: Trace, records: Records) -> dict[str, Column]:
         pu[mine] = address_pu[mine] & np.uint64((1 << names.pu_len) - 1)
         has_pu[mine] = names.existing(address_pu[mine])
     key = list(zip(records["qid"].tolist(), records["opcode"].tolist(), strict=True))
-    names_of = {pair: command_name(*pair) for pair in set(key)}
+    names_of = {(qid, opcode): command_name(opcode, is_io=qid > 0) for qid, opcode in set(key)}
     since = {name: records[name].astype(np.int64) - trace.monotonic_ns for name in ("arrival", "start", "completion")}
     return {
         "number": Column(records["seq"]),

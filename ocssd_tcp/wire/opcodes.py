@@ -32,6 +32,16 @@ class Io(IntEnum):
     STAGE_LBA_LIST = 0x95
 
 
+def command_name(opcode: int, *, is_io: bool) -> str:
+    """`vector read`, `admin identify`, or the number of an opcode that there is not."""
+    kind: type[Admin] | type[Io] = Io if is_io else Admin
+    try:
+        name = kind(opcode).name.lower().replace("_", " ")
+    except ValueError:
+        name = f"{opcode:02x}h"
+    return name if is_io else f"admin {name}"
+
+
 class Fctype(IntEnum):
     """Fabrics command types (opcode 7Fh)."""
 

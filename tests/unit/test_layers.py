@@ -17,11 +17,12 @@ NAME = PACKAGE.name
 ARROWS: dict[str, set[str]] = {
     "": set(),
     "__main__": {"cli.daemon"},
-    "cli.daemon": {"daemon", "config", "observe"},
+    "cli.daemon": {"cli.ctl", "daemon", "config", "observe"},
+    "cli.ctl": {"config"},
     "cli": {"host"},
     "daemon": {"transport", "config", "observe"},
     "config": {"ocssd"},
-    "observe": {"transport"},
+    "observe": {"transport", "config"},
     "transport": {"controller", "wire"},
     "controller": {"commands", "wire"},
     "commands": {"media", "wire"},
@@ -62,7 +63,7 @@ def module_of(path: Path) -> str:
 
 def layer_of(module: str) -> str:
     """The layer that a dotted name (below the package) belongs to."""
-    return "cli.daemon" if module == "cli.daemon" else module.partition(".")[0]
+    return module if module in ARROWS else module.partition(".")[0]
 
 
 def imports(source: str, module: str) -> set[str]:
