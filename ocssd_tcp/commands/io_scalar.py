@@ -38,9 +38,12 @@ def read(io: IoCommand) -> Answer:
 @command(Queue.IO, Io.WRITE, Transfer.WRITE, nsid=Nsid.ACTIVE, writes_media=True)
 def write(io: IoCommand) -> Answer:
     """In order, in whole write units, inside one chunk (OCSSD 2.0, 7.1)."""
+    geometry = io.namespace.geometry
     n_blocks = (io.cmd.cdw12 & 0xFFFF) + 1
-    if io.cmd.sgl_length != n_blocks * io.namespace.geometry.block_stride:
+    if io.cmd.sgl_length != n_blocks * geometry.block_stride:
         return Status.DATA_SGL_LENGTH_INVALID
+    if n_blocks % geometry.ws_min:
+        return Status.INVALID_FIELD
     extents = io.namespace.addresses.scalar_runs(_slba(io), n_blocks)
     if len(extents) > 1:
         return Status.WRITE_FAULT  # past the end of its chunk's field: those blocks are another chunk's, or none's
