@@ -25,6 +25,7 @@ from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.transport.batch import BatchProcessor
 from ocssd_tcp.transport.connection import Phase, TargetConnection
 from ocssd_tcp.transport.rxbuf import RxBuffer
+from ocssd_tcp.transport.transfer import MAXH2CDATA
 from ocssd_tcp.wire.layouts import CONNECT_DATA, SQE
 
 NQN = "nqn.2014-08.org.example:drive0"
@@ -505,8 +506,11 @@ class Host:
         answers = wire.take(self.dgst)
         while answers and answers[-1].kind == R2T:
             r2t = answers.pop()
-            part = payload[r2t.offset : r2t.offset + r2t.length]
-            wire.feed(h2c(cid, r2t.ttag, r2t.offset, part, dgst=self.dgst))
+            end = r2t.offset + r2t.length
+            for offset in range(r2t.offset, end, MAXH2CDATA):
+                part = payload[offset : min(offset + MAXH2CDATA, end)]
+                is_last = offset + len(part) == end
+                wire.feed(h2c(cid, r2t.ttag, offset, part, dgst=self.dgst, last=is_last))
             answers += wire.take(self.dgst)
         return answers
 

@@ -1,15 +1,17 @@
 """Which engine runs the I/O path: the complete one in Python, or its compiled twin.
 
 The twin is an optional part of the build and never required. `OCSSD_TCP_ACCEL` decides: "auto" (the default) takes
-it where it was built, "off" leaves it alone, "require" refuses to run without it. This package imports nothing of
-the rest, so that every layer may ask it.
+it where it was built, "off" leaves it alone, "require" refuses to run without it. This module imports nothing of the
+rest, so that every layer may ask it; the twin itself belongs to the transport, whose batch processor it replaces.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Mapping
+from types import ModuleType
 
 VARIABLE = "OCSSD_TCP_ACCEL"
 _CHOICES = ("auto", "off", "require")
@@ -38,3 +40,8 @@ def engine_name(environment: Mapping[str, str] = os.environ) -> str:
             f"compiler, or set {VARIABLE}=auto"
         )
     return "python"
+
+
+def twin() -> ModuleType | None:
+    """The compiled engine's module, None where the complete one runs. EngineError as the class says."""
+    return importlib.import_module(f"{__name__}._twin") if engine_name() == "compiled" else None

@@ -36,6 +36,10 @@ class ListenAddress(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
+#: What `TargetConnection.serve` says, apart from minus an error number and 0, all done.
+_QUEUED = 1  #: something may be in the send queue, or the connection has ended
+_ELSEWHERE = 2  #: nothing was done
+
 A = TypeVar("A", bound=ListenAddress)
 log = structlog.get_logger("transport")
 _writev = ctypes.CDLL(None, use_errno=True).writev
@@ -87,6 +91,20 @@ class Peer:
     def readable(self) -> None:
         """One receive, everything in it handled, one send."""
         connection = self.connection
+        server = self._server
+        if connection.serve is not None:
+            now = server.now()
+            try:
+                outcome = connection.serve(self._fd, now)
+            except Exception:  # ours: what the stream says next can no longer be trusted
+                log.exception("internal error", peer=connection.peer)
+                self._end("internal error")
+                return
+            if outcome != _ELSEWHERE:
+                self._served(outcome)
+                if server.poll_seconds:
+                    server.poll(now)
+                return
         try:
             n_bytes = self._recv_into(connection.buffer())
         except (BlockingIOError, InterruptedError):
@@ -97,7 +115,6 @@ class Peer:
         if not n_bytes:
             self._end("the host closed the connection")
             return
-        server = self._server
         now = server.now()
         connection.received(n_bytes, now)
         if connection.tx.n or connection.phase is not Phase.LIVE:
@@ -112,6 +129,13 @@ class Peer:
         begun = perf_counter()
         self.readable()
         events.add(perf_counter() - begun)
+
+    def _served(self, outcome: int) -> None:
+        """Do what the compiled engine leaves to do: to send what is queued, or to close after an error."""
+        if outcome < 0:
+            self._end(os.strerror(-outcome))
+        elif outcome == _QUEUED:
+            self.flush()
 
     def flush(self) -> None:
         """Send what is queued; while the socket takes no more, nothing is received."""

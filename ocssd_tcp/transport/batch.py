@@ -13,14 +13,15 @@ into an array of struct iovec, so that no object exists per block. All state liv
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from ocssd_tcp import accel
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.media.engine import Run
 from ocssd_tcp.media.trace import clock, pack_record
 from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT
 from ocssd_tcp.transport.tracing import PLAIN, TracedCommand, pu_mask
-from ocssd_tcp.transport.transfer import RunTransfer, Transfer
+from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer, Transfer
 from ocssd_tcp.transport.txqueue import IOV_BYTES, pack_iov, pack_two_iovs
 from ocssd_tcp.wire.digest import DIGEST_BYTES, crc32c
 from ocssd_tcp.wire.lba_list import progression, unpack_lbas
@@ -63,6 +64,31 @@ _pack_u64 = struct.Struct("<Q").pack_into
 def common_header(kind: int, flags: int, hlen: int, pdo: int) -> int:
     """The first four bytes of a PDU as the low half of its first 64 bits; PLEN is the high half."""
     return kind | flags << 8 | hlen << 16 | pdo << 24
+
+
+class Processor(Protocol):
+    """What a connection needs of the batch processor of its queue, in Python or compiled.
+
+    A processor may hold plain writes that wait for data itself, until `hand_over` puts them into the connection's and
+    the executor's tables. `n_writes`: how many. `fills`: whether data of one of them is arriving.
+    """
+
+    def __init__(
+        self,
+        connection: TargetConnection,
+        queue: QueuePair,
+        in_capsule_bytes: int,
+        outstanding: dict[int, Transfer | None],
+        /,
+    ) -> None: ...
+    @property
+    def n_writes(self) -> int: ...
+    @property
+    def fills(self) -> bool: ...
+    def process(self, data: bytearray, view: memoryview, position: int, end: int, /) -> int: ...
+    def holds(self, cid: int, /) -> bool: ...
+    def holds_tag(self, ttag: int, /) -> bool: ...
+    def hand_over(self) -> None: ...
 
 
 class PlainNamespace:
@@ -165,7 +191,10 @@ def _list(
 
 
 class BatchProcessor:
-    """The processor of one I/O queue."""
+    """The processor of one I/O queue, in Python. It holds no writes itself."""
+
+    n_writes = 0
+    fills = False
 
     __slots__ = (
         "_association", "_connection", "_data_header", "_data_tail", "_h2c_header", "_in_capsule", "_max_transfer",
@@ -174,11 +203,13 @@ class BatchProcessor:
     )  # fmt: skip
 
     @classmethod
-    def pick(cls, connection: TargetConnection, queue: QueuePair, in_capsule_bytes: int) -> BatchProcessor | None:
+    def pick(cls, connection: TargetConnection, queue: QueuePair, in_capsule_bytes: int) -> Processor | None:
         """A processor for a queue that has just connected; None if the connection is not of a plain kind."""
         if connection.executor is None or connection.encoder.alignment != 4:
             return None
-        return cls(connection, queue, in_capsule_bytes, connection.executor.outstanding)
+        twin = accel.twin()
+        kind: type[Processor] = cls if twin is None else twin.Processor
+        return kind(connection, queue, in_capsule_bytes, connection.executor.outstanding)
 
     def __init__(
         self,
@@ -209,6 +240,17 @@ class BatchProcessor:
         self._r2t_header = common_header(PduType.R2T, hdgst, 24, 0) | (24 + tail) << 32
         self._namespaces = queue.association.namespaces
         self._spaces: dict[int, PlainNamespace] = {}
+
+    def holds(self, _cid: int) -> bool:
+        """Whether a write with this CID is held here."""
+        return False
+
+    def holds_tag(self, _ttag: int) -> bool:
+        """Whether a write with this transfer tag is held here."""
+        return False
+
+    def hand_over(self) -> None:
+        """Put the writes that are held here into the connection's tables."""
 
     def _space(self, nsid: int) -> PlainNamespace | None:
         """An active namespace without filters around its media; None if it is none, or not that any more."""
@@ -460,6 +502,8 @@ class BatchProcessor:
         stop = start + datal
         after: int = stop + self._data_tail
         if header != self._h2c_header | after - position << 32 or datal != transfer.length or start > end:
+            return 0
+        if datal > MAXH2CDATA:
             return 0
         if datao or transfer.received or cccid != transfer.cid or self._outstanding.get(cccid) is not transfer:
             return 0

@@ -15,11 +15,11 @@ import structlog
 from ocssd_tcp.commands.registry import Command, Reply
 from ocssd_tcp.controller.directory import Directory
 from ocssd_tcp.controller.queue import QueuePair
-from ocssd_tcp.transport.batch import BatchProcessor
+from ocssd_tcp.transport.batch import BatchProcessor, Processor
 from ocssd_tcp.transport.execution import Executor
 from ocssd_tcp.transport.responder import Responder
 from ocssd_tcp.transport.rxbuf import RxBuffer
-from ocssd_tcp.transport.transfer import Transfer
+from ocssd_tcp.transport.transfer import MAXH2CDATA, Transfer
 from ocssd_tcp.transport.txqueue import TxQueue
 from ocssd_tcp.wire.digest import DIGEST_BYTES, crc32c
 from ocssd_tcp.wire.framer import Frame, Framer
@@ -28,7 +28,6 @@ from ocssd_tcp.wire.opcodes import CONTROL_IN_CAPSULE, Admin, Fctype, SglType
 from ocssd_tcp.wire.pdu import HOST_TO_CONTROLLER, MAX_ALIGNMENT, Encoder, PduFlag, PduType, icresp, term_req
 from ocssd_tcp.wire.status import CommandError, FatalTransportError, Fes, Status
 
-MAXH2CDATA = 128 * 1024
 ICREQ_SECONDS = 10.0  #: accept to ICReq
 CONNECT_SECONDS = 60.0  #: ICResp to Connect
 TRANSFER_SECONDS = 60.0  #: an R2T without any progress
@@ -86,10 +85,14 @@ class TargetConnection:
         self.why_closed = ""
         #: whether what arrives can change the state of a controller: an admin queue, or no queue yet
         self.is_control = True
-        self._batch: BatchProcessor | None = None
+        #: handles a whole event on a descriptor (`accel._twin`), if the engine can and the connection is of that kind
+        self.serve: Callable[[int, float], int] | None = None
+        self.rx = rx
+        self.tail = b""  #: what has arrived of an incomplete PDU
+        self.last_ttag = 0
+        self.last_received = now
+        self._batch: Processor | None = None
         self._directory = directory
-        self._rx = rx
-        self._tail = b""
         self._local = local
         self._on_output = on_output
         self._in_capsule_bytes = in_capsule_bytes
@@ -100,13 +103,11 @@ class TargetConnection:
         self._now = now
         self._busy = False
         self._deadline: float | None = now + ICREQ_SECONDS
-        self._last_ttag = 0
         self._fill: Transfer | None = None  # whose H2CData PDU is arriving
         self._fill_left = 0  # data bytes of it that have not arrived
         self._fill_crc = 0
         self._direct = False
-        self._received_total = 0
-        self._seen_total = 0
+        self._seen_received = now
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -114,32 +115,39 @@ class TargetConnection:
         """Where the next bytes shall be received. Valid until the next call of `buffer()` on any connection."""
         self._direct = False
         fill = self._fill
-        if fill is not None and not self._tail:
+        if fill is not None and not self.tail:
             direct = fill.direct(self._fill_left)
             if direct is not None:
                 self._direct = True
                 return direct
-        tail = self._tail
+        tail = self.tail
         if not tail:
-            return self._rx.view
-        self._rx.data[: len(tail)] = tail
-        return self._rx.view[len(tail) :]
+            return self.rx.view
+        self.rx.data[: len(tail)] = tail
+        return self.rx.view[len(tail) :]
 
     def received(self, n_bytes: int, now: float) -> None:
         """Handle `n_bytes` > 0 that were received into `buffer()`."""
+        self.last_received = now
+        if self.queue is not None:
+            self.queue.association.traffic = True
+        if self._direct:
+            self.resume(0, 0, now, n_landed=n_bytes)
+        else:
+            self.resume(0, len(self.tail) + n_bytes, now)
+
+    def resume(self, position: int, end: int, now: float, *, n_landed: int = 0) -> None:
+        """Handle what stands in the receive buffer from `position` to `end`, or `n_landed` bytes that went where they
+        belong."""
         self._now = now
         self._busy = True
-        self._received_total += n_bytes
-        end, view = n_bytes, self._rx.view
+        view = self.rx.view
         try:
-            if self.queue is not None:
-                self.queue.association.traffic = True
-            if self._direct:
-                self._landed(n_bytes)
+            if n_landed:
+                self._landed(n_landed)
             else:
-                end += len(self._tail)
-                position = self._consume(self._rx.data, view, end)
-                self._tail = bytes(view[position:end]) if position < end else b""
+                position = self._consume(self.rx.data, view, position, end)
+                self.tail = bytes(view[position:end]) if position < end else b""
         except FatalTransportError as error:
             self._terminate(error)
         except Exception:  # ours: what the stream says next can no longer be trusted
@@ -148,20 +156,19 @@ class TargetConnection:
         finally:
             self._busy = False
 
-    def _consume(self, data: bytearray, view: memoryview, end: int) -> int:
-        """Handle every complete PDU of `data[:end]`; the offset of the first byte not handled."""
-        position = 0
+    def _consume(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
+        """Handle every complete PDU of `data[position:end]`; the offset of the first byte not handled."""
         while position < end:
             fill = self._fill
             if fill is not None:
-                after = self._continue_fill(fill, view, position, end)
-                if after == position:
+                position = self._continue_fill(fill, view, position, end)
+                if self._fill is not None:
                     break
-                position = after
                 continue
-            if self._batch is not None:
-                position = self._batch.process(data, view, position, end)
-                if position == end:
+            batch = self._batch
+            if batch is not None:
+                position = batch.process(data, view, position, end)
+                if position == end or batch.fills:
                     break
                 if self.fills:
                     continue
@@ -218,7 +225,10 @@ class TargetConnection:
         """Handle a whole CapsuleCmd PDU."""
         command = Command(bytes(pdu[8 : CAPSULE_CMD.size]))
         data = pdu[frame.data_offset : frame.data_offset + frame.data_bytes]
-        if self.executor is not None and self.executor.overflows():
+        batch = self._batch
+        if batch is not None and batch.holds(command.cid):
+            batch.hand_over()
+        if self.executor is not None and self.executor.overflows(0 if batch is None else batch.n_writes):
             raise FatalTransportError(Fes.SEQUENCE_ERROR, 0, "more commands than the queue holds", bytes(pdu[:72]))
         is_io = self.queue is not None and self.queue.qid > 0 and command.opc != Admin.FABRICS
         if len(data) > (self._in_capsule_bytes if is_io else CONTROL_IN_CAPSULE):
@@ -260,6 +270,7 @@ class TargetConnection:
         if queue.qid > 0:
             self.is_control = False
             self._batch = BatchProcessor.pick(self, queue, self._in_capsule_bytes)
+            self.serve = getattr(self._batch, "serve", None)
         self.responder.reply(command.cid, reply, 0)
 
     # --- transfers: R2T and H2CData -----------------------------------------------------------------
@@ -271,16 +282,17 @@ class TargetConnection:
 
     def new_ttag(self) -> int:
         """A transfer tag that no live R2T has; never 0 or FFFFh."""
-        ttag = self._last_ttag
+        ttag = self.last_ttag
         while True:
             ttag = ttag % 0xFFFE + 1
-            if ttag not in self.transfers:
-                self._last_ttag = ttag
+            if ttag not in self.transfers and not (self._batch is not None and self._batch.holds_tag(ttag)):
+                self.last_ttag = ttag
                 return ttag
 
     def _begin_fill(self, frame: Frame, view: memoryview, position: int) -> None:
         """An H2CData header has arrived: check it against the R2T it answers."""
         _t, _f, _h, _pdo, _plen, cccid, ttag, datao, datal = _unpack_h2c(view, position)
+        self._gather()
         transfer = self.transfers.get(ttag)
         wrong: tuple[Fes, int, str] | None = None
         if transfer is None:
@@ -300,9 +312,14 @@ class TargetConnection:
             raise self._fatal(fes, fei, why, view, position, frame)
         self.begin_fill(transfer, datal)
 
-    def begin_fill(self, transfer: Transfer, n_bytes: int) -> None:
-        """The next `n_bytes` that arrive are data of `transfer`."""
-        self._fill, self._fill_left, self._fill_crc = transfer, n_bytes, 0
+    def _gather(self) -> None:
+        """Have all writes that wait for data in this connection's own tables."""
+        if self._batch is not None and self._batch.n_writes:
+            self._batch.hand_over()
+
+    def begin_fill(self, transfer: Transfer, n_bytes: int, crc: int = 0) -> None:
+        """The next `n_bytes` that arrive are data of `transfer`. `crc`: of what this PDU has brought already."""
+        self._fill, self._fill_left, self._fill_crc = transfer, n_bytes, crc
 
     @property
     def fills(self) -> bool:
@@ -343,6 +360,10 @@ class TargetConnection:
 
     def _end_fill(self, transfer: Transfer) -> None:
         self._fill = None
+        self.arrived(transfer)
+
+    def arrived(self, transfer: Transfer) -> None:
+        """A PDU with data of `transfer` is complete."""
         if transfer.received == transfer.length:
             del self.transfers[transfer.ttag]
             if self.executor is not None:
@@ -382,7 +403,8 @@ class TargetConnection:
     def _drop(self) -> None:
         """Give up the queue: its commands end without an answer, its reservations are rolled back."""
         queue, self.queue = self.queue, None
-        self._batch, self._fill, self._tail = None, None, b""
+        self._gather()
+        self._batch, self.serve, self._fill, self.tail = None, None, None, b""
         if self.executor is not None:
             self.executor.drop()
         self.transfers.clear()
@@ -411,6 +433,7 @@ class TargetConnection:
 
     def abort(self, cid: int) -> bool:
         """Complete an outstanding command with Abort Requested, if it still waits for data."""
+        self._gather()
         aborted = self.executor is not None and self.executor.abort(cid)
         if aborted:
             self.notify()
@@ -430,9 +453,13 @@ class TargetConnection:
 
     def next_deadline(self) -> float | None:
         """When `on_timer` wants to be called, if at all."""
-        if self.phase is Phase.LIVE and self.transfers and self._deadline is None:
-            self._deadline, self._seen_total = self._now + TRANSFER_SECONDS, self._received_total
+        if self.phase is Phase.LIVE and self._deadline is None and self._waits_for_data():
+            self._seen_received = self.last_received
+            self._deadline = max(self._now, self.last_received) + TRANSFER_SECONDS
         return self._deadline
+
+    def _waits_for_data(self) -> bool:
+        return bool(self.transfers) or (self._batch is not None and self._batch.n_writes > 0)
 
     def on_timer(self, now: float) -> None:
         """Act on a deadline that has passed."""
@@ -441,7 +468,7 @@ class TargetConnection:
             return
         self._deadline = None
         if self.phase is Phase.LIVE:
-            if self.transfers and self._seen_total == self._received_total:
+            if self._waits_for_data() and self._seen_received == self.last_received:
                 self._closed("the host sent no data for an R2T in time")
         elif self.phase is Phase.ICREQ:
             self._closed("no ICReq in time")

@@ -63,10 +63,10 @@ class Executor:
         limit = queue.association.subsystem.max_transfer
         self._max_transfer = limit or (1 << 32)
 
-    def overflows(self) -> bool:
-        """Whether one more command would be more than the queue holds: those outstanding, and those whose responses
-        the host cannot have read yet."""
-        return len(self.outstanding) + self._responder.n_completed >= self._queue.entries
+    def overflows(self, n_elsewhere: int) -> bool:
+        """Whether one more command would be more than the queue holds: those outstanding, here and elsewhere, and
+        those whose responses the host cannot have read yet."""
+        return len(self.outstanding) + n_elsewhere + self._responder.n_completed >= self._queue.entries
 
     # --- from the capsule to the handler ----------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ocssd_tcp.media.memory import Memory
 from ocssd_tcp.media.ops import Extent, MediaOp, Piece
 from ocssd_tcp.wire.opcodes import Io
 
+MAXH2CDATA = 128 * 1024  #: most data bytes of one H2CData PDU
 DIRECT_MIN = 16 * 1024  #: from here on, receiving straight into the media beats a copy from the receive buffer
 
 
@@ -87,6 +88,14 @@ class Transfer:
         self._into += n_bytes
         if self._into == self.pieces[self._piece].length:
             self._piece, self._into = self._piece + 1, 0
+
+    def skip(self, n_bytes: int) -> None:
+        """Begin after the first `n_bytes`, which are where they belong already."""
+        self.received = n_bytes
+        while n_bytes and n_bytes >= self.pieces[self._piece].length:
+            n_bytes -= self.pieces[self._piece].length
+            self._piece += 1
+        self._into = n_bytes
 
     def store(self, data: memoryview) -> None:
         """Copy bytes to where they belong. `data`: at most what is missing."""

@@ -181,7 +181,7 @@ def test_ttags_that_wrap_skip_those_still_live(target: Target) -> None:
     host = target.host()
     (held,) = host.io.ask(capsule(WRITE, 1, nsid=1, cdw12=3, sgl_length=2048))
     assert held.ttag == 1
-    host.io.connection._last_ttag = 0xFFFD
+    host.io.connection.last_ttag = 0xFFFD
     tags = []
     for cid in (2, 3):
         (r2t,) = host.io.ask(capsule(WRITE, cid, nsid=1, slba=64 * cid, cdw12=3, sgl_length=2048))
