@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.registry import Command, Reply
+from ocssd_tcp.media.events import Notifications
 
 PAGE_BYTES = 4096  #: the unit of MDTS: CAP.MPSMIN is 0
 MIN_ADMIN_ENTRIES = 256  #: an admin queue may always be this deep: SPDK's abort tool needs more than 128
@@ -180,6 +181,11 @@ class Controller(Protocol):
     @property
     def changed_namespaces(self) -> set[int]:
         """NSIDs that were added, removed or changed since the host last looked."""
+        ...
+
+    @property
+    def notifications(self) -> Notifications:
+        """What the drive says about its chunks."""
         ...
 
     def controllers(self) -> list[int]:

@@ -19,6 +19,7 @@ Getter: TypeAlias = Callable[[Controller, Command, float], Reply]
 Setter: TypeAlias = Callable[[Controller, Command, bytes, float], Reply]
 
 DULBE = 1 << 16  #: of Error Recovery
+HECC, VHECC = 1, 2  #: of Media Feedback: reads, vector reads
 _ALL_NAMESPACES = (0, BROADCAST_NSID)
 _NO_QUEUES = 0xFFFF  #: a queue count that is not allowed
 _MS_MASK = (1 << 48) - 1
@@ -42,7 +43,7 @@ _STORED: dict[Feature, tuple[int, int]] = {
     Feature.ARBITRATION: (0, 0xFFFFFF07),
     Feature.VOLATILE_WRITE_CACHE: (1, 1),
     Feature.WRITE_ATOMICITY: (0, 1),
-    Feature.MEDIA_FEEDBACK: (0, 3),
+    Feature.MEDIA_FEEDBACK: (0, HECC | VHECC),
 }
 
 

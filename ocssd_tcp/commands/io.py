@@ -27,6 +27,10 @@ class IoController(Protocol):
         """Feature 06h; when off, every write is durable before it completes."""
         ...
 
+    def media_feedback(self, *, vector: bool) -> bool:
+        """Feature CAh: whether high ECC is reported on scalar or on vector reads."""
+        ...
+
     def dulbe(self, nsid: int) -> bool:
         """Feature 05h: whether unwritten blocks are an error."""
         ...

@@ -31,8 +31,15 @@ def read(io: IoCommand) -> Answer:
     if io.cmd.sgl_length != n_blocks * io.namespace.geometry.block_stride:
         return Status.DATA_SGL_LENGTH_INVALID
     extents = io.namespace.addresses.scalar_runs(_slba(io), n_blocks)
-    dulbe = io.controller.dulbe(io.cmd.nsid)
-    return MediaOp(OpKind.READ, extents, io.done, dulbe=dulbe, fua=io.fua_bit, context=io)
+    return MediaOp(
+        OpKind.READ,
+        extents,
+        io.done,
+        dulbe=io.controller.dulbe(io.cmd.nsid),
+        fua=io.fua_bit,
+        feedback=io.controller.media_feedback(vector=False),
+        context=io,
+    )
 
 
 @command(Queue.IO, Io.WRITE, Transfer.WRITE, nsid=Nsid.ACTIVE, writes_media=True)

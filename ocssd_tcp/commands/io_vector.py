@@ -49,8 +49,15 @@ def vector_read(io: IoCommand) -> Answer:
     if io.cmd.sgl_length != n * io.namespace.geometry.block_stride:
         return Status.DATA_SGL_LENGTH_INVALID
     extents = io.namespace.addresses.runs(lists[0])
-    dulbe = io.controller.dulbe(io.cmd.nsid)
-    return MediaOp(OpKind.READ, extents, io.done, dulbe=dulbe, fua=io.fua_bit, context=io)
+    return MediaOp(
+        OpKind.READ,
+        extents,
+        io.done,
+        dulbe=io.controller.dulbe(io.cmd.nsid),
+        fua=io.fua_bit,
+        feedback=io.controller.media_feedback(vector=True),
+        context=io,
+    )
 
 
 @command(Queue.IO, Io.VECTOR_WRITE, Transfer.WRITE, nsid=Nsid.ACTIVE, writes_media=True)

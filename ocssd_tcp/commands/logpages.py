@@ -26,6 +26,7 @@ from ocssd_tcp.commands.registry import (
     Transfer,
     command,
 )
+from ocssd_tcp.ocssd.layouts import CHUNK_NOTIFICATION
 from ocssd_tcp.wire.layouts import ERROR_LOG_ENTRY, FIRMWARE_LOG, SMART_LOG, SQE
 from ocssd_tcp.wire.opcodes import BROADCAST_NSID, Admin, Io, LogPage
 from ocssd_tcp.wire.status import CommandError, Status
@@ -112,7 +113,7 @@ def get_log_page(controller: Controller, cmd: Command, data: bytes, now: float) 
         raise CommandError(Status.INVALID_LOG_PAGE, location=SQE.offset("cdw10"))
     if entry.nsid is Nsid.ACTIVE and cmd.nsid not in controller.namespaces:
         raise CommandError(Status.INVALID_NAMESPACE, location=SQE.offset("nsid"))
-    length = ((cmd.cdw11 & 0xFFFF) << 16 | cmd.cdw10 >> 16) * 4 + 4
+    length = _length(cmd)
     offset = _offset(cmd)
     max_transfer = controller.config.max_transfer
     if max_transfer and length > max_transfer:
@@ -125,11 +126,15 @@ def get_log_page(controller: Controller, cmd: Command, data: bytes, now: float) 
     inside = min(length, page.length - offset)
     reply = Reply(data=(*page.pieces(offset, inside), *_zeros(length - inside)))
     retain = cmd.cdw10 >> 15 & 1
-    if not retain and page.consume:
-        page.consume()
     if not retain or (entry.rearm_at_end and offset + length >= page.length):
         controller.rearm(cmd.cdw10 & 0xFF)
+    if not retain and page.consume:
+        page.consume()  # after the event was re-armed: what is left may raise it again
     return reply
+
+
+def _length(cmd: Command) -> int:
+    return int((cmd.cdw11 & 0xFFFF) << 16 | cmd.cdw10 >> 16) * 4 + 4
 
 
 def _offset(cmd: Command) -> int:
@@ -261,3 +266,17 @@ def chunk_information(controller: Controller, cmd: Command, now: float) -> PageS
     """A 32-byte descriptor per chunk, chunks fastest, then parallel units, then groups: views of the chunk tables."""
     engine = controller.namespaces[cmd.nsid].engine
     return PageSource(engine.log_bytes, engine.log_pieces)
+
+
+@log_page(LogPage.CHUNK_NOTIFICATION, nsid=Nsid.HANDLER)
+def chunk_notification(controller: Controller, cmd: Command, now: float) -> PageSource:
+    """What happened to chunks, oldest first, then zeros (OCSSD 2.0, 5.4). A read from offset 0 consumes what it takes.
+
+    An NSID shows the entries of that namespace; 0 and FFFFFFFFh show all.
+    """
+    nsid = None if cmd.nsid in _ALL_NAMESPACES else cmd.nsid
+    if nsid is not None and nsid not in controller.namespaces:
+        raise CommandError(Status.INVALID_NAMESPACE, location=SQE.offset("nsid"))
+    notifications, n_entries = controller.notifications, _length(cmd) // CHUNK_NOTIFICATION.size
+    consume = (lambda: notifications.consume(nsid, n_entries)) if _offset(cmd) == 0 else None
+    return _whole(notifications.page(nsid), consume)

@@ -38,6 +38,7 @@ from ocssd_tcp.controller.queue import QueuePair
 from ocssd_tcp.controller.registers import Action, Event, Ready, Registers, Shutdown
 from ocssd_tcp.controller.subsystem import Subsystem
 from ocssd_tcp.controller.timers import ASSOCIATION_SECONDS, IDLE_DISCOVERY_MS, KeepAlive, effective_kato
+from ocssd_tcp.media.events import Notifications
 from ocssd_tcp.media.ops import MediaOp, OpKind
 from ocssd_tcp.wire.layouts import SQE
 from ocssd_tcp.wire.opcodes import Admin, Feature, Io, Property
@@ -125,6 +126,11 @@ class Association:
         return self.subsystem.namespaces
 
     @property
+    def notifications(self) -> Notifications:
+        """What the drive says about its chunks."""
+        return self.subsystem.notifications
+
+    @property
     def enabled(self) -> bool:
         """CC.EN = 1 and CSTS.RDY = 1."""
         return self.registers.ready is Ready.READY
@@ -143,6 +149,11 @@ class Association:
     def volatile_write_cache(self) -> bool:
         """Feature 06h; when off, every write is durable before it completes."""
         return bool(features.current(self, Feature.VOLATILE_WRITE_CACHE))
+
+    def media_feedback(self, *, vector: bool) -> bool:
+        """Feature CAh: whether high ECC is reported on scalar or on vector reads."""
+        value = features.current(self, Feature.MEDIA_FEEDBACK)
+        return bool(value & (features.VHECC if vector else features.HECC))
 
     def dulbe(self, nsid: int) -> bool:
         """Feature 05h: whether unwritten blocks are an error."""
@@ -258,7 +269,8 @@ class Association:
     def raise_event(self, event: AsyncEvent) -> None:
         """Report an event, if the host enabled it."""
         admin_queue = self.queues.get(0)
-        if admin_queue is not None and self.enabled and self.event_config & event.enabled_by:
+        is_wanted = not event.enabled_by or self.event_config & event.enabled_by
+        if admin_queue is not None and self.enabled and is_wanted:
             self._events.raise_event(event, admin_queue.connection)
 
     def namespace_changed(self, nsid: int) -> None:

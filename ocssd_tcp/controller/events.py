@@ -14,7 +14,7 @@ from ocssd_tcp.wire.status import CommandError, Status
 SMART_EVENTS = 0xFF  #: bits of feature 0Bh for SMART warnings
 NAMESPACE_NOTICE = 1 << 8
 DISCOVERY_NOTICE = 1 << 31
-_NOTICE = 0x02
+_NOTICE, _VENDOR = 0x02, 0x07
 
 
 def _dw0(kind: int, info: int, lid: int) -> int:
@@ -22,9 +22,10 @@ def _dw0(kind: int, info: int, lid: int) -> int:
 
 
 class AsyncEvent(Enum):
-    """The events of this product: (DW0 of the completion, bit of feature 0Bh that enables it)."""
+    """The events of this product: (DW0 of the completion, bit of feature 0Bh that enables it; 0: always enabled)."""
 
     NAMESPACE_CHANGED = (_dw0(_NOTICE, 0x00, LogPage.CHANGED_NAMESPACES), NAMESPACE_NOTICE)
+    CHUNK_NOTIFICATION = (_dw0(_VENDOR, 0x00, LogPage.CHUNK_NOTIFICATION), 0)
     DISCOVERY_CHANGED = (_dw0(_NOTICE, 0xF0, LogPage.DISCOVERY), DISCOVERY_NOTICE)
 
     @property
@@ -34,7 +35,7 @@ class AsyncEvent(Enum):
 
     @property
     def enabled_by(self) -> int:
-        """Its bit in feature 0Bh."""
+        """Its bit in feature 0Bh; 0 for an event that no feature disables."""
         return self.value[1]
 
     @property

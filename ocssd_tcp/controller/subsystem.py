@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ocssd_tcp.commands.context import Health, SubsystemConfig
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.tally import Tally
+from ocssd_tcp.controller.events import AsyncEvent
+from ocssd_tcp.media.events import Notifications
 from ocssd_tcp.media.trace import TraceRing
 
 if TYPE_CHECKING:
@@ -44,6 +46,10 @@ class Subsystem:
         self.allowed_hosts = None if allowed_hosts is None else frozenset(allowed_hosts)
         self.health = health or Health()
         self.max_transfer = config.max_transfer
+        self.notifications = Notifications()  #: about chunks, of all namespaces
+        self.notifications.listener = self._chunks_changed
+        for nsid, namespace in self.namespaces.items():
+            namespace.engine.report_to(self.notifications.reporter(nsid))
         self.associations: dict[int, Association] = {}
         self.tally = Tally()
         self.trace: TraceRing | None = None
@@ -68,6 +74,7 @@ class Subsystem:
         if namespace.nsid in self.namespaces:
             raise ValueError(f"nsid {namespace.nsid} is active")
         self.namespaces[namespace.nsid] = namespace
+        namespace.engine.report_to(self.notifications.reporter(namespace.nsid))
         self.namespace_changed(namespace.nsid)
 
     def remove_namespace(self, nsid: int) -> Namespace:
@@ -77,6 +84,11 @@ class Subsystem:
             association.features.error_recovery.pop(nsid, None)
         self.namespace_changed(nsid)
         return namespace
+
+    def _chunks_changed(self) -> None:
+        """Tell every controller that log page D0h has something new."""
+        for association in list(self.associations.values()):
+            association.raise_event(AsyncEvent.CHUNK_NOTIFICATION)
 
     def namespace_changed(self, nsid: int) -> None:
         """Tell every controller that a namespace came, went or changed."""

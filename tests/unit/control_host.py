@@ -13,6 +13,7 @@ from ocssd_tcp.commands.registry import Command, Reply, Transfer
 from ocssd_tcp.controller.association import Association
 from ocssd_tcp.controller.directory import Directory
 from ocssd_tcp.controller.queue import QueuePair
+from ocssd_tcp.media.events import Report
 from ocssd_tcp.media.ops import MediaOp
 from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR
@@ -65,6 +66,9 @@ class Engine:
         self._piece = geometry.num_chk * CHUNK_DESCRIPTOR.size
         self.held: list[MediaOp] = []
         self.hold = False
+
+    def report_to(self, report: Report) -> None:
+        self.report = report
 
     def log_pieces(self, offset: int, length: int) -> list[memoryview]:
         view, end, pieces = memoryview(self.page), offset + length, []

@@ -45,6 +45,10 @@ class FakeController:
         self.slots: dict[int, tuple[int, ...]] = {}
         self.volatile_write_cache = True
         self.has_dulbe = False
+        self.feedback = 0
+
+    def media_feedback(self, *, vector: bool) -> bool:
+        return bool(self.feedback >> vector & 1)
 
     def dulbe(self, nsid: int) -> bool:
         return self.has_dulbe and nsid == 7
@@ -104,6 +108,13 @@ def test_a_read_asks_for_its_blocks_and_whether_all_must_be_there(bench: Bench, 
     assert op.kind is OpKind.READ
     assert op.extents == [Extent(0, 14, 2), Extent(1, 0, 16), Extent(2, 0, 2)]
     assert op.dulbe is has_dulbe
+
+
+@pytest.mark.parametrize(("value", "scalar", "vector"), [(0, False, False), (1, True, False), (2, False, True)])
+def test_a_read_reports_high_ecc_as_media_feedback_says(bench: Bench, value: int, scalar: bool, vector: bool) -> None:
+    bench.controller.feedback = value
+    assert bench.op(bench.io(Io.READ, length=STRIDE)).feedback is scalar
+    assert bench.op(bench.io(Io.VECTOR_READ, length=STRIDE)).feedback is vector
 
 
 def test_a_scalar_read_beyond_64_bits_names_nothing(bench: Bench) -> None:

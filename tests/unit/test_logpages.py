@@ -27,6 +27,7 @@ LENGTHS = {
     LogPage.EFFECTS: 4096,
     LogPage.FEATURE_EFFECTS: 1024,
     LogPage.CHUNK_INFORMATION: GEOMETRY.n_chunks * 32,
+    LogPage.CHUNK_NOTIFICATION: 1024 * 64,
 }
 
 
