@@ -9,6 +9,7 @@ ns-N/pu-G-P.map      a bit per block, only where there are random-write chunks
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import uuid
@@ -35,7 +36,7 @@ CHUNKS_HEADER = Layout(
 CHUNKS_MAGIC = b"OCSSDCHK"
 
 #: What a namespace's folder may hold when it is made again after an interrupted start.
-OWN_FILES = re.compile(r"superblock\.tmp|pu-\d+-\d+\.(data|chunks|flushed|map)")
+OWN_FILES = re.compile(r"superblock\.tmp|pu-\d+-\d+\.(data|chunks|flushed|map)(\.tmp)?")
 
 
 class NamespaceFiles:
@@ -60,6 +61,31 @@ class NamespaceFiles:
     def has_map(self, pu: int) -> bool:
         """Whether the parallel unit has a written map."""
         return os.path.exists(self.path(pu, "map"))
+
+    def add_maps(self) -> None:
+        """Give every parallel unit a written map, empty where there was none. OSError, StoreError.
+
+        The durable copy of a table has its map behind it. It grows after the map is there: a stop in between is seen
+        by a copy that is whole only without one.
+        """
+        for pu in range(self.geometry.n_pu):
+            if not self.has_map(pu):
+                temporary = self.path(pu, "map.tmp")
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                self._make(pu, "map.tmp", bytes(self.map_bytes), is_allocated=True)
+                os.rename(temporary, self.path(pu, "map"))
+                sync_folder(self.folder)
+            self._grow_flushed(pu)
+
+    def _grow_flushed(self, pu: int) -> None:
+        path = self.path(pu, "flushed")
+        payload = FlushedCopy(path, self.table_bytes + self.wear_bytes).load()
+        if payload is not None:
+            grown = FlushedCopy(path + ".tmp", len(payload) + self.map_bytes)
+            grown.create(payload + bytes(self.map_bytes))
+            os.rename(grown.path, path)
+            sync_folder(self.folder)
 
     def flushed(self, pu: int) -> FlushedCopy:
         """The durable copy of a parallel unit's table."""

@@ -14,7 +14,7 @@ import re
 import resource
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,12 +135,14 @@ def open_store(
     syncer: Syncer | None = None,
     keep_allocated: int = 64,
     shapes: Mapping[int, Mapping[int, ChunkShape]] | None = None,
+    failed_units: Collection[int] = (),
 ) -> Store:
     """Open the drive in the folder `path`, one namespace for each geometry; with `create`, make what is not there.
 
     `uuids`: of the namespaces; where None or absent, one is made and kept. `syncer`: where flushes wait (default: they
     block). `keep_allocated`: chunks without data that keep their space, for each namespace. `shapes`: namespace index
-    -> flat chunk -> what makes it different, for namespaces that are made.
+    -> flat chunk -> what makes it different, for namespaces that are made. `failed_units`: namespace indices whose
+    parallel units shall all have a written map, without which no write can skip a unit.
 
     StoreError: in use by another process, missing, damaged, other than asked for, too large, or no drive at all.
     """
@@ -162,6 +164,8 @@ def open_store(
                 wanted = uuids[index] if index < len(uuids) else None
                 differing = (shapes or {}).get(index, {})
                 namespaces.append(_find_namespace(path, index, geometry, wanted, create=create, shapes=differing))
+            for index in failed_units:
+                namespaces[index].files.add_maps()
             _refuse_more(path, len(geometries))
             store = Store(path, identity, Memory(_address_space(namespaces)), lock)
             undo.pop_all()
