@@ -333,6 +333,14 @@ def _media_errors(scrape: Scrape) -> Iterable[Sample]:
         yield (str(namespace.nsid),), namespace.engine.stats.n_media_errors
 
 
+@_family(
+    "notifications_total", Kind.COUNTER, "Chunk notifications (log page D0h) that the drive has had for its hosts."
+)
+def _notifications(scrape: Scrape) -> Iterable[Sample]:
+    directory = scrape.drive.directory
+    yield (), 0 if directory is None else directory.subsystem.notifications.count
+
+
 @_family("survey_seconds", Kind.GAUGE, "Time that the last survey of the chunks took of the event loop.", "nsid")
 def _survey_seconds(scrape: Scrape) -> Iterable[Sample]:
     for nsid, found in scrape.surveyed():

@@ -77,7 +77,7 @@ class Survey:
 async def survey(engine: Engine) -> Survey:
     """Count a namespace's chunks."""
     pace, busy = Pace(), 0.0
-    states = np.zeros(256, np.int64)
+    states = dict.fromkeys(STATES, 0)
     wear = np.zeros(256, np.int64)
     n_resets = most_resets = readable = 0
     num_chk = engine.geometry.num_chk
@@ -87,15 +87,20 @@ async def survey(engine: Engine) -> Survey:
             begun = perf_counter()
             piece = slice(start, start + PIECE_CHUNKS)
             entries = entries_of(shard.table)[piece]
-            states += np.bincount(entries["cs"], minlength=256)
-            wear += np.bincount(entries["wli"], minlength=256)
+            state, wli = entries["cs"].copy(), entries["wli"].copy()  # side by side they are counted much faster
+            for code in STATES:
+                states[code] += int(np.count_nonzero(state == code))
+            if wli.any():
+                wear += np.bincount(wli, minlength=256)
+            else:
+                wear[0] += len(wli)
             resets = np.frombuffer(shard.wear, np.uint32)[piece]
             n_resets += int(resets.sum(dtype=np.uint64))
             most_resets = max(most_resets, int(resets.max()))
             readable += int(np.frombuffer(shard.readable, np.uint32)[piece].sum(dtype=np.uint64))
             busy += perf_counter() - begun
     return Survey(
-        states={state: int(states[state]) for state in STATES},
+        states=states,
         wear=tuple(wear.tolist()),
         n_resets=n_resets,
         most_resets=most_resets,
