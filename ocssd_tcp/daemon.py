@@ -23,11 +23,14 @@ from ocssd_tcp.config.values import Address
 from ocssd_tcp.controller.directory import Directory
 from ocssd_tcp.media.engine import Engine
 from ocssd_tcp.media.filters.base import Timers
+from ocssd_tcp.media.filters.faults import FaultInjector
 from ocssd_tcp.media.filters.latency import FLASH
 from ocssd_tcp.media.filters.stack import Layers
 from ocssd_tcp.media.store import Store, open_store
+from ocssd_tcp.observe.control import Commands, ControlServer
 from ocssd_tcp.observe.service import Observatory
 from ocssd_tcp.observe.tracing import Tracing
+from ocssd_tcp.observe.verbs import Controls
 from ocssd_tcp.transport.aio import Server, SocketOptions
 from ocssd_tcp.transport.clock import LoopTimers
 
@@ -124,11 +127,19 @@ async def _serve(config: Config, announce: Announce) -> int:
         nqn = target.nqn or f"nqn.2014-08.org.nvmexpress:uuid:{store.uuid}"
         timers = LoopTimers(loop)
         namespaces = _namespaces(config, store, timers)
-        _dial(config, Dials(namespaces, timers))
+        dials = Dials(namespaces, timers)
+        _dial(config, dials)
         directory = _directory(config, nqn, namespaces, addresses, timers.now())
         tracing = Tracing(directory.subsystem, config.trace.path, config.trace.size, _trace_info(config, nqn))
         if config.trace.path is not None:
             tracing.start()
+        injectors = {
+            namespace.nsid: FaultInjector(namespace.geometry, skips_units=namespace.engine.keeps_failed_units)
+            for namespace in namespaces
+        }
+        control = ControlServer(Commands(Controls(server, directory, dials, tracing, injectors).verbs()))
+        if config.control.socket is not None:
+            await control.start(config.control.socket)
         housekeeper = Housekeeper(loop, store.engines)
         await observatory.start(directory)
         server.start(directory)
@@ -141,6 +152,7 @@ async def _serve(config: Config, announce: Announce) -> int:
         await stopping.wait()
         log.info("drive is closing")
         housekeeper.close()
+        await control.stop()
         observatory.closing()
         await server.stop(DRAIN_SECONDS)
         await observatory.stop()
