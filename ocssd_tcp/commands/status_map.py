@@ -22,7 +22,7 @@ NVME_STATUS: dict[MediaStatus, Status] = {
     MediaStatus.INTERNAL: Status.INTERNAL_ERROR,
 }
 
-#: Statuses whose bitmap names offending entries; for the others (argument errors) DW0 and DW1 are zero.
+#: Refused before any entry was looked at: DW0 and DW1 are zero. For all others the bitmap names the entries at fault.
 _ARGUMENT_ERRORS = frozenset({Status.INVALID_FIELD, Status.INTERNAL_ERROR})
 
 
