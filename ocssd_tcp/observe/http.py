@@ -101,6 +101,11 @@ class HttpServer:
         self._n_streams = 0
 
     @property
+    def n_connections(self) -> int:
+        """Connections that are open."""
+        return len(self._tasks)
+
+    @property
     def is_bound(self) -> bool:
         """Whether `listen` has been called."""
         return self._socket is not None
@@ -222,6 +227,7 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 async def _drained(writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(0)  # a peer that takes everything at once does not get the loop for itself
     async with asyncio.timeout(SEND_SECONDS):
         await writer.drain()
 
