@@ -130,6 +130,17 @@ def test_write_longer_than_maxh2cdata_is_asked_for_whole_and_put_together(
     assert host.read(0, 33) == content
 
 
+@pytest.mark.parametrize("split", [None, 100])
+def test_h2c_data_longer_than_maxh2cdata_is_fatal_even_within_its_r2t(large: Target, split: int | None) -> None:
+    """Conformance 29."""
+    host, n_bytes = large.host(), MAXH2CDATA + 4096
+    (r2t,) = host.io.ask(capsule(WRITE, 9, nsid=1, cdw12=32, sgl_length=n_bytes))
+    host.io.feed(h2c(9, r2t.ttag, 0, bytes(n_bytes)), [split] if split else None)
+    (term,) = host.io.take()
+    assert (term.kind, term.fes, term.fei) == (C2H_TERM, 5, 0)
+    assert large.chunks()[0] == (1, 0)
+
+
 def test_missing_last_flag_on_the_final_h2c_data_is_tolerated(target: Target) -> None:
     host = target.host()
     (r2t,) = host.io.ask(capsule(WRITE, 9, nsid=1, cdw12=3, sgl_length=2048))
