@@ -78,7 +78,8 @@ def ctl(
       ocssd-tcpd ctl --config drive.toml fault-add kind=early-close pu=3 chk=0-7 probability=0.25 seed=42
       ocssd-tcpd ctl --socket control.sock latency-set flash=tlc
     """
-    answer = _ask(path or _configured(config_path or context.obj), {"verb": verb, "args": dict(arguments)})
+    files = [config_path] if config_path else context.obj
+    answer = _ask(path or _configured(files), {"verb": verb, "args": dict(arguments)})
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     if not answer.get("ok"):
@@ -88,15 +89,16 @@ def ctl(
         _show(verb, answer.get("result"))
 
 
-def _configured(config_path: Path | None) -> Path:
-    if config_path is None:
-        _end(USAGE, "which drive? --socket PATH, or --config FILE with control.socket in it")
+def _configured(files: Sequence[Path] | None) -> Path:
     try:
-        path = load(config_path).control.socket
+        path = load(files, environment=os.environ).control.socket
     except ConfigError as error:
         _end(USAGE, str(error))
+    if path is None and not files:
+        _end(USAGE, "which drive? --socket PATH, or --config FILE with control.socket in it")
     if path is None:
-        _end(USAGE, f"{config_path}: control.socket turns the control socket on, and it is not set")
+        named = ", ".join(map(str, files or ()))
+        _end(USAGE, f"{named}: control.socket turns the control socket on, and it is not set")
     return path
 
 

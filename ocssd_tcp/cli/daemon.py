@@ -51,7 +51,12 @@ _LISTEN_REMEDIES = {
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--config", "path", type=click.Path(path_type=Path), metavar="FILE", help="TOML file; without it, the defaults."
+    "--config",
+    "paths",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file; without it, the defaults. Of several, the keys of a later one win.",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key, such as target.max_queues=8."
@@ -61,16 +66,17 @@ _LISTEN_REMEDIES = {
 @click.option("--sample-config", "action", flag_value="sample", help="Print a commented configuration, and end.")
 @click.option("--version", "action", flag_value="version", help="Print the version and the engine that runs, and end.")
 @click.pass_context
-def main(context: click.Context, path: Path | None, overrides: Sequence[str], action: str | None) -> None:
+def main(context: click.Context, paths: Sequence[Path], overrides: Sequence[str], action: str | None) -> None:
     """An Open-Channel SSD 2.0 drive as an NVMe/TCP target.
 
-    Without a configuration: a drive in ./ocssd-drive, for hosts on this machine, at port 4420.
+    Without a configuration: a drive in ./ocssd-drive, for hosts on this machine, at port 4420. A variable
+    OCSSD_SET_TARGET__MAX_QUEUES=8 in the environment is the same as --set target.max_queues=8.
     """
-    context.obj = path
+    context.obj = paths
     if context.invoked_subcommand is not None:
         return
     try:
-        sys.exit(_act(path, overrides, action))
+        sys.exit(_act(paths, overrides, action))
     except (ConfigError, EngineError) as error:
         _refuse(str(error))
 
@@ -78,7 +84,7 @@ def main(context: click.Context, path: Path | None, overrides: Sequence[str], ac
 main.add_command(ctl)
 
 
-def _act(path: Path | None, overrides: Sequence[str], action: str | None) -> int:
+def _act(paths: Sequence[Path], overrides: Sequence[str], action: str | None) -> int:
     """Do what was asked for; the exit status."""
     if action == "sample":
         click.echo(sample(), nl=False)
@@ -86,9 +92,9 @@ def _act(path: Path | None, overrides: Sequence[str], action: str | None) -> int
     if action == "version":
         click.echo(f"ocssd-tcpd {__version__}\nengine: {engine_name()}")
         return 0
-    config = load(path, overrides)
+    config = load(paths, overrides, environment=os.environ)
     if action == "check":
-        click.echo(f"{path or 'defaults'}: valid")
+        click.echo(f"{', '.join(map(str, paths)) or 'defaults'}: valid")
         return 0
     if action == "show":
         click.echo(effective(config), nl=False)

@@ -1,6 +1,6 @@
-"""From a TOML file and `--set` options to a `Config`, or to everything that is wrong with them.
+"""From TOML files, environment variables and `--set` options to a `Config`, or to everything that is wrong with them.
 
-Reads the one file it is told to and touches no other. What a single key may hold is its `Kind`'s business, what keys
+Reads the files it is told to and touches no other. What a single key may hold is its `Kind`'s business, what keys
 may hold together that of `rules`; this module finds keys, names them in errors, and keeps track of where each value
 came from.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ocssd_tcp.config.errors import ConfigError, Problem
 from ocssd_tcp.config.rules import broken_rules
@@ -20,57 +20,119 @@ from ocssd_tcp.config.schema import TABLES, Config, Table, keys_of
 from ocssd_tcp.config.values import shown
 
 Raw = dict[str, Any]
+VARIABLE_PREFIX = "OCSSD_SET_"  #: of environment variables that change a key
 
 _TABLES_BY_NAME = {declared.name: declared for declared in TABLES.values()}
 
 
-def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in `path` (None: the defaults), changed by `overrides`, "key.path=value" each, in their order.
+class _Origin(NamedTuple):
+    """Where a value came from: as an error names it, and the folder that a relative path starts from."""
 
+    source: str
+    folder: Path
+
+
+def load(
+    files: Path | Sequence[Path] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration in `files` (none: the defaults), changed by `environment` and then by `overrides`.
+
+    `files`: of several, the keys of a later one win. `environment`: its variables "OCSSD_SET_KEY__PATH" count, the
+    others do not. `overrides`: "key.path=value" each, in their order.
     Relative paths become absolute: from the folder of the file, or from the current one for overrides and defaults.
     ConfigError with every problem found.
     """
-    loader = _Loader(path)
+    loader = _Loader([files] if isinstance(files, Path) else files or [])
+    loader.environment(environment or {})
     for override in overrides:
         loader.override(override)
     return loader.build()
 
 
 class _Loader:
-    """The values as written (`raw`), where the changed ones came from (`origins`), and the problems so far."""
+    """The values as written (`raw`), where they came from (`origins`, the latest last), and the problems so far."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.raw: Raw = _read(path) if path else {}
-        self.origins: dict[str, str] = {}
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.raw: Raw = {}
+        self.origins: dict[str, _Origin] = {}
         self.problems: list[Problem] = []
+        self._default = _Origin(str(files[-1]), files[-1].parent) if files else _Origin("defaults", Path())
+        for path in files:
+            self._read(path)
 
     def complain(self, key: str, why: str) -> None:
-        """Note a problem, with the file or the option that it came from."""
-        near = [source for place, source in self.origins.items() if _one_holds_the_other(place, key)]
-        self.problems.append(Problem(key, why, near[-1] if near else str(self.path or "defaults")))
+        """Note a problem, with the file, the variable or the option that it came from."""
+        near = [origin for place, origin in self.origins.items() if _one_holds_the_other(place, key)]
+        self.problems.append(Problem(key, why, (near or [self._default])[-1].source))
 
-    # --- --set ------------------------------------------------------------------------------
+    def _came_from(self, place: str, origin: _Origin) -> None:
+        self.origins.pop(place, None)
+        self.origins[place] = origin
+
+    # --- files ------------------------------------------------------------------------------
+
+    def _read(self, path: Path) -> None:
+        """Keys of a table are added to those of the files before; an array of tables takes the place of theirs."""
+        origin = _Origin(str(path), path.parent)
+        for name, content in _read(path).items():
+            before = self.raw.get(name)
+            if isinstance(content, dict) and isinstance(before, dict):
+                before.update(content)
+                for key in content:
+                    self._came_from(f"{name}.{key}", origin)
+            else:
+                self.raw[name] = content
+                self._came_from(name, origin)
+
+    # --- variables and --set ----------------------------------------------------------------
+
+    def environment(self, variables: Mapping[str, str]) -> None:
+        """Apply OCSSD_SET_TARGET__MAX_QUEUES=8 and the like. Their order is not the operator's: what names a row wins
+        over what goes for every row, and rows are made in the order of their numbers."""
+        found: list[tuple[tuple[int, str], list[str], str, str]] = []
+        for name, value in variables.items():
+            if not name.startswith(VARIABLE_PREFIX):
+                continue
+            steps = name.removeprefix(VARIABLE_PREFIX).lower().split("__")
+            source = _printable(f"{name}={value}")
+            if not all(steps) or len(steps) < 2:
+                example = f"{VARIABLE_PREFIX}TARGET__MAX_QUEUES"
+                self.problems.append(Problem("", f"name a table and a key, such as {example}", source))
+                continue
+            row = steps[1] if len(steps) > 2 else ""
+            found.append(((len(row), row), steps, value, source))
+        found.sort()
+        for _, steps, _, _ in found:
+            self._make_rows(steps)
+        for _, steps, value, source in found:
+            self._set(steps, value, source)
 
     def override(self, text: str) -> None:
         """Apply one "key.path=value" to the raw values."""
-        source = f"--set {text}" if text.isprintable() else f"--set {text!a}"
+        source = _printable(f"--set {text}")
         path, equals, value = text.partition("=")
         steps = path.strip().split(".")
         if not equals or not all(steps):
             self.problems.append(Problem("", "write key=value, such as target.max_queues=8", source))
             return
-        declared = _TABLES_BY_NAME.get(steps[0])
-        if declared and declared.repeated:
-            self._make_rows(declared, steps)
+        self._make_rows(steps)
+        self._set(steps, value, source)
+
+    def _set(self, steps: list[str], value: str, source: str) -> None:
         try:
             for place in _assign(self.raw, steps, _toml_value(value)):
-                self.origins[place] = source
+                self._came_from(place, _Origin(source, Path()))
         except ConfigError as error:
             self.problems.append(Problem(*error.problems[0][:2], source))
 
-    def _make_rows(self, declared: Table, steps: list[str]) -> None:
+    def _make_rows(self, steps: list[str]) -> None:
         """So that namespace.0.clba means the default namespace, and the next number a further one."""
+        declared = _TABLES_BY_NAME.get(steps[0])
+        if declared is None or not declared.repeated:
+            return
         rows = self.raw.setdefault(declared.name, [{} for _ in range(declared.at_least)])
         if isinstance(rows, list) and len(steps) > 2 and steps[1] == str(len(rows)):
             rows.append({})
@@ -87,7 +149,7 @@ class _Loader:
             parts[attribute] = self._rows(declared) if declared.repeated else self._single(declared)
         if self.problems:  # rules over values that could not be read would only add noise
             raise ConfigError.of(self.problems)
-        config = Config(**parts, source=str(self.path or ""))
+        config = Config(**parts)
         for key, why in broken_rules(config):
             self.complain(key, why)
         if self.problems:
@@ -131,10 +193,9 @@ class _Loader:
         return declared.content(**values)
 
     def _absolute(self, at: str, path: Path) -> Path:
-        """A path is relative to the file that it stands in; given with --set, to the current folder."""
-        from_options = any(f"{at}.".startswith(f"{origin}.") for origin in self.origins)
-        base = self.path.parent if self.path is not None and not from_options else Path()
-        return Path(os.path.abspath(base / path))
+        """A path is relative to the file that it stands in; given otherwise, to the current folder."""
+        holding = [origin for place, origin in self.origins.items() if f"{at}.".startswith(f"{place}.")]
+        return Path(os.path.abspath((holding or [self._default])[-1].folder / path))
 
 
 def _read(path: Path) -> Raw:
@@ -181,6 +242,10 @@ def _assign(node: Any, steps: Sequence[str], value: object, place: str = "") -> 
     else:
         node[entry] = value
         yield at
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _one_holds_the_other(place: str, key: str) -> bool:

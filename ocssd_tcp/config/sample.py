@@ -27,6 +27,11 @@ made in `./ocssd-drive` with the defaults below. `ocssd-tcpd --sample-config` pr
 first one's (nsid 1), `--set namespace.num_chk=8` every one's, and the number after the last makes a further one.
 A value is TOML; where it is none, it is taken as text, so that `--set drive.path=/srv/drive` needs no quotes.
 
+A variable of the environment does the same, for containers: `OCSSD_SET_TARGET__MAX_QUEUES=8`,
+`OCSSD_SET_TARGET__LISTEN='["0.0.0.0:4420"]'`, `OCSSD_SET_NAMESPACE__0__NUM_CHK=8`. `--config` can be repeated. What
+is said later wins: files in their order, then variables, then `--set`; the `[[namespace]]` tables of a later file take
+the place of all before.
+
 Sizes in bytes may be numbers or text with a unit: `"8KiB"`, `"2 MiB"`.
 
 Whatever is wrong is reported at once, each with file, key, value and what is allowed, before any file of the drive is

@@ -24,6 +24,7 @@ from ocssd_tcp.config.values import (
     NQN,
     OPTIONAL_PATH,
     PATH,
+    PEER,
     UUID_TEXT,
     Address,
     Kind,
@@ -299,11 +300,31 @@ class TraceConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """The whole configuration. Only the composition root sees it; each object is given its own part.
+class DiscoveryConfig:
+    """What the discovery log says beside this drive, so that one address finds a whole fleet (docs/deployment.md)."""
 
-    `source`: the file it came from, or "" for the defaults.
-    """
+    peers: tuple[Address, ...] = key(
+        (),
+        list_of(PEER, may_be_empty=True),
+        "Drives whose own entries are listed here too. A name stands for every address that it resolves to; without a "
+        "port, 4420.",
+        example='["drives.storage.svc.cluster.local"]',
+    )
+    refresh_seconds: int = key(30, integer(1, 86400), "Seconds between two readings of the peers.")
+    referrals: tuple[Address, ...] = key(
+        (),
+        list_of(ADVERTISE, may_be_empty=True),
+        "Discovery services that hosts are referred to; nothing is read from them.",
+        example='["10.0.2.2:8009"]',
+    )
+    only: bool = key(
+        False, BOOLEAN, "Whether this is a discovery service alone: its own drive is hidden from all hosts."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration. Only the composition root sees it; each object is given its own part."""
 
     target: TargetConfig = table("target", TargetConfig)
     observe: ObserveConfig = table("observe", ObserveConfig)
@@ -315,7 +336,7 @@ class Config:
     limits: tuple[LimitsConfig, ...] = table("limits", LimitsConfig, repeated=True, at_most=MAX_NAMESPACES + 1)
     control: ControlConfig = table("control", ControlConfig)
     trace: TraceConfig = table("trace", TraceConfig)
-    source: str = ""
+    discovery: DiscoveryConfig = table("discovery", DiscoveryConfig)
 
 
 #: Every table by the attribute of `Config` that holds it, in the order of the sample.

@@ -21,11 +21,14 @@ _UUID_NQN = "nqn.2014-08.org.nvmexpress:uuid:"
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,15})\s*(B|KiB|MiB|GiB|TiB)?", re.IGNORECASE)
 _NQN = re.compile(r"nqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:.+)?")
+_PEER = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([0-9]{1,5}))?")
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+_DEFAULT_PORT = 4420
 _SHOWN_CHARACTERS = 80
 
 
 class Address(NamedTuple):
-    """Where to listen or connect: a numeric IPv4 or IPv6 address, and a TCP port."""
+    """Where to listen or connect: a numeric IPv4 or IPv6 address (of a peer: or a name), and a TCP port."""
 
     host: str
     port: int
@@ -195,6 +198,20 @@ def _advertised(value: object) -> Address:
     return address
 
 
+def _peer(value: object) -> Address:
+    match = _PEER.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("an IPv6 address stands in brackets" if isinstance(value, str) else "")
+    host, port = match[1], int(match[2] or _DEFAULT_PORT)
+    if host.startswith("[") or re.fullmatch("[0-9.]+", host):
+        return _advertised(f"{host}:{port}")
+    if not _DNS_NAME.fullmatch(host):
+        raise ValueError("not a host name")
+    if not 0 < port <= 65535:
+        raise ValueError("no port from 1 to 65535 at its end")
+    return Address(host, port)
+
+
 def _nqn(value: object) -> str:
     name = _host_nqn(value)
     if name == DISCOVERY_NQN:
@@ -244,6 +261,7 @@ LISTEN_OR_NOT = Kind(
     str,
 )
 ADVERTISE = Kind('addresses with a port ("10.0.2.2:4420", "[fd00::1]:4420")', _advertised, str)
+PEER = Kind(f'names or addresses, with or without a port ("drive7", "10.0.2.2:{_DEFAULT_PORT}")', _peer, str)
 NQN = Kind(
     f'"nqn.yyyy-mm.reverse.domain:name" or "{_UUID_NQN}<uuid>", at most {NQN_BYTES} bytes',
     _nqn,
