@@ -6,6 +6,7 @@ goes on, so that a reader sees how many.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -14,6 +15,7 @@ from ocssd_tcp.ocssd.layouts import CHUNK_NOTIFICATION, NotificationMask, Notifi
 
 #: Entries that are kept for readers; log page D0h is as long.
 CAPACITY = 1024
+RECENT = 32  #: that are remembered for the drive's operator
 
 
 class Notice(NamedTuple):
@@ -36,12 +38,24 @@ class _Entry(NamedTuple):
     packed: bytes
 
 
+class Past(NamedTuple):
+    """A notice that has been given. `at`: Unix time."""
+
+    at: float
+    nsid: int
+    notice: Notice
+
+
 class Notifications:
-    """The queue. `listener` is called after every addition, and after a read that left something behind."""
+    """The queue. `listener` is called after every addition, and after a read that left something behind.
+
+    `recent`: the last RECENT notices, whether or not a host has read them.
+    """
 
     def __init__(self) -> None:
         self.listener: Callable[[], None] | None = None
         self.count = 0  #: NC of the newest entry
+        self.recent: deque[Past] = deque(maxlen=RECENT)
         self._entries: deque[_Entry] = deque(maxlen=CAPACITY)
 
     def reporter(self, nsid: int) -> Report:
@@ -64,6 +78,7 @@ class Notifications:
             nlb=max(notice.n_blocks - 1, 0),
         )
         self._entries.append(_Entry(nsid, packed))
+        self.recent.append(Past(time.time(), nsid, notice))
         if self.listener is not None:
             self.listener()
 

@@ -6,6 +6,8 @@ same commands to a chunk meet the same failures, whatever goes on in other chunk
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ _READ_FAULTS = (FaultKind.READ_ERROR, FaultKind.HIGH_ECC)
 _ORDER = {kind: number for number, kind in enumerate(FaultKind)}
 _U64 = (1 << 64) - 1
 _KNOWN_CHUNKS = 1 << 16  #: chunks whose rules are remembered
+RECENT = 32  #: faults that are remembered
 
 
 class Faults(Filter):
@@ -106,10 +109,20 @@ class _Here(NamedTuple):
     blk: range
 
 
+class Fault(NamedTuple):
+    """An access that a rule made fail. `at`: Unix time. `chunk`: flat."""
+
+    at: float
+    kind: FaultKind
+    chunk: int
+    lblk: int
+
+
 class FaultInjector:
     """The `Injector` of one namespace. Rules may come and go while the drive runs.
 
-    `skips_units`: whether the engine can keep units whose write failed (`Engine.keeps_failed_units`).
+    `skips_units`: whether the engine can keep units whose write failed (`Engine.keeps_failed_units`). `n_injected`:
+    faults so far, by kind; `recent`: the last RECENT of them.
     """
 
     def __init__(self, geometry: Geometry, rules: Iterable[FaultRule] = (), *, skips_units: bool = True) -> None:
@@ -119,6 +132,8 @@ class FaultInjector:
         self._last = 0
         self._here: dict[int, list[_Here]] = {}
         self._doomed: set[int] = set()  #: chunks whose next reset fails
+        self.n_injected = dict.fromkeys(FaultKind, 0)
+        self.recent: deque[Fault] = deque(maxlen=RECENT)
         for rule in rules:
             self.add(rule)
 
@@ -154,7 +169,7 @@ class FaultInjector:
         mask, worst = (1 << n_blocks) - 1, None
         for armed, blk in self._rules_at(chunk):
             status = _WRITE_FAULTS.get(armed.rule.kind)
-            hits = armed.hits(chunk, blk, lblk, mask) if status is not None else 0
+            hits = self._hits(armed, chunk, blk, lblk, mask) if status is not None else 0
             if status is None or not hits:
                 continue
             if armed.rule.each_block:
@@ -169,18 +184,31 @@ class FaultInjector:
         found = dict.fromkeys(_READ_FAULTS, 0)
         for armed, blk in self._rules_at(extent.chunk):
             if armed.rule.kind in found:
-                found[armed.rule.kind] |= armed.hits(extent.chunk, blk, extent.lblk, readable)
+                found[armed.rule.kind] |= self._hits(armed, extent.chunk, blk, extent.lblk, readable)
         errors = found[FaultKind.READ_ERROR]
         return errors, found[FaultKind.HIGH_ECC] & ~errors
 
     def reset(self, chunk: int) -> bool:
         """Whether a reset fails."""
         is_failing = chunk in self._doomed
-        self._doomed.discard(chunk)
+        if is_failing:
+            self._doomed.discard(chunk)
+            self._note(FaultKind.RESET_FAIL, chunk, 0)
         for armed, _blk in self._rules_at(chunk):
-            if armed.rule.kind is FaultKind.RESET_FAIL and armed.hits(chunk, ANY, 0, 1):
+            if armed.rule.kind is FaultKind.RESET_FAIL and self._hits(armed, chunk, ANY, 0, 1):
                 is_failing = True
         return is_failing
+
+    def _hits(self, armed: ArmedRule, chunk: int, blk: range, lblk: int, mask: int) -> int:
+        """As `ArmedRule.hits`, and noted."""
+        hits = armed.hits(chunk, blk, lblk, mask)
+        if hits:
+            self._note(armed.rule.kind, chunk, lblk + (hits & -hits).bit_length() - 1)
+        return hits
+
+    def _note(self, kind: FaultKind, chunk: int, lblk: int) -> None:
+        self.n_injected[kind] += 1
+        self.recent.append(Fault(time.time(), kind, chunk, lblk))
 
     def _rules_at(self, chunk: int) -> list[_Here]:
         here = self._here.get(chunk)
