@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from ocssd_tcp.config import Address, Config, NamespaceConfig, load
+from ocssd_tcp.config import Address, NamespaceConfig, load
 from ocssd_tcp.config.sample import effective, sample
 from ocssd_tcp.config.schema import GEOMETRY_KEYS, TABLES, LatencyConfig, LimitsConfig, keys_of
 from ocssd_tcp.ocssd.geometry import Geometry
