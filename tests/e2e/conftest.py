@@ -60,12 +60,17 @@ def daemon(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
 
 @pytest.fixture
 def drive(guest: Guest, daemon: Drive) -> Iterator[Drive]:
-    """The running daemon. A test that failed half way leaves the next one a daemon, a network and no connection."""
+    """The running daemon, which must log no traceback.
+
+    A test that failed half way leaves the next one a daemon, a network and no connection.
+    """
     daemon.start()
+    before = daemon.log.stat().st_size
     yield daemon
     daemon.start()
     guest.network(up=True)
     disconnect(guest)
+    assert b"Traceback" not in daemon.log.read_bytes()[before:]
 
 
 @pytest.fixture
