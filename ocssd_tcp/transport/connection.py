@@ -31,7 +31,7 @@ from ocssd_tcp.wire.status import CommandError, FatalTransportError, Fes, Status
 ICREQ_SECONDS = 10.0  #: accept to ICReq
 CONNECT_SECONDS = 60.0  #: ICResp to Connect
 TRANSFER_SECONDS = 60.0  #: an R2T without any progress
-TERMINATION_SECONDS = 30.0  #: C2HTermReq to the peer's FIN
+TERMINATION_SECONDS = 30.0  #: C2HTermReq to the peer's FIN; and for the rest of the output of one that is closed
 
 log = structlog.get_logger("transport")
 _LAST = PduFlag.LAST.value
@@ -398,7 +398,7 @@ class TargetConnection:
         self.why_closed = why
         self._drop()
         self.phase = Phase.CLOSED
-        self._deadline = None
+        self._deadline = self._now + TERMINATION_SECONDS if self.tx else None
 
     def _drop(self) -> None:
         """Give up the queue: its commands end without an answer, its reservations are rolled back."""

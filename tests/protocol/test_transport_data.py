@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from ocssd_tcp.ocssd.geometry import Geometry
-from ocssd_tcp.transport.connection import CONNECT_SECONDS, ICREQ_SECONDS, MAXH2CDATA, TRANSFER_SECONDS, Phase
+from ocssd_tcp.transport.connection import (
+    CONNECT_SECONDS,
+    ICREQ_SECONDS,
+    MAXH2CDATA,
+    TERMINATION_SECONDS,
+    TRANSFER_SECONDS,
+    Phase,
+)
 from tests.support_target import (
     C2H_DATA,
     C2H_TERM,
@@ -458,3 +465,23 @@ def test_admin_connection_that_is_cut_takes_the_io_queues_with_it(target: Target
     other = Host(target)
     other.connect()
     assert other.cntlid != host.cntlid
+
+
+@pytest.mark.parametrize("idle", [0.0, 600.0])
+def test_host_that_never_reads_does_not_keep_a_connection_that_is_to_be_closed(target: Target, idle: float) -> None:
+    """Conformance 37. What is queued is sent, if the host takes it in time."""
+    host, slow = target.host(), target.host()
+    for wire in (host.io, slow.io):
+        wire.takes = lambda: 0
+        wire.feed(capsule(FLUSH, 5, nsid=1))
+    target.pass_time(idle)
+    host.admin.cut()
+    slow.admin.cut()
+    assert host.io.phase is slow.io.phase is Phase.CLOSED
+    assert not host.io.closed
+    slow.io.takes = None
+    slow.io.writable()
+    assert slow.io.closed
+    assert [answer.cid for answer in slow.io.take()] == [5]
+    target.pass_time(TERMINATION_SECONDS)
+    assert host.io.closed
