@@ -141,7 +141,7 @@ async def _serve(config: Config, announce: Announce) -> int:
         if config.control.socket is not None:
             await control.start(config.control.socket)
         housekeeper = Housekeeper(loop, store.engines)
-        await observatory.start(directory)
+        await observatory.start(directory, injectors)
         server.start(directory)
         gc.collect()
         gc.freeze()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from ocssd_tcp.commands.tally import N_BUCKETS, Histogram
 from ocssd_tcp.controller.association import Association
 from ocssd_tcp.controller.directory import Directory
+from ocssd_tcp.media.filters.faults import FaultInjector
 from ocssd_tcp.transport.aio import Server
 
 BEAT_SECONDS = 1.0
@@ -63,6 +64,7 @@ class Drive:
         self.server = server
         self.events = Histogram()
         self.directory: Directory | None = None
+        self.injectors: Mapping[int, FaultInjector] = {}  #: by NSID
         self.phase = Phase.OPENING
         self.started = time.time()
         self.lag = 0.0
@@ -71,9 +73,10 @@ class Drive:
         self._beaten = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def opened(self, directory: Directory) -> None:
+    def opened(self, directory: Directory, injectors: Mapping[int, FaultInjector]) -> None:
         """Hosts will be accepted from now on."""
         self.directory = directory
+        self.injectors = injectors
         self.server.events = self.events
         self.phase = Phase.OPEN
         self._beaten = time.monotonic()

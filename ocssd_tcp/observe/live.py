@@ -12,12 +12,13 @@ from ocssd_tcp.accel import engine_name
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.tally import Tally
 from ocssd_tcp.observe.drive import Drive
-from ocssd_tcp.observe.logging import RECENT
+from ocssd_tcp.observe.logging import RECENT, Recent
 from ocssd_tcp.observe.metrics import QUANTILES, namespace_tally, opcode_name, status_name
 from ocssd_tcp.observe.survey import Cache, ChunkMap, Survey, chunk_map
 
 UPDATE_SECONDS = 1.0
 MAP_SECONDS = 2.0  #: a map serves all viewers of this time
+MAX_RECENT = 50
 MAX_LISTED = 64  #: of controllers, and of namespaces; the numbers of all are told
 
 Json: TypeAlias = dict[str, Any]
@@ -61,7 +62,7 @@ class Live:
         drive = self._drive
         state: Json = {"drive": self._about(), "samples": [list(sample) for sample in drive.samples]}
         state["controllers"] = self._controllers()
-        state["recent"] = [entry._asdict() for entry in RECENT]
+        state["recent"] = [entry._asdict() for entry in self._recent()]
         directory = drive.directory
         namespaces = {} if directory is None else directory.subsystem.namespaces
         state["namespaces"] = {"number": len(namespaces), "listed": sorted(namespaces)[:MAX_LISTED]}
@@ -96,6 +97,22 @@ class Live:
             "lag_ms": round(drive.lag * 1000),
         }
 
+    def _recent(self) -> list[Recent]:
+        """Lines of the log, injected faults and notices to hosts, oldest first."""
+        found = list(RECENT)
+        directory = self._drive.directory
+        if directory is not None:
+            subsystem = directory.subsystem
+            for nsid, injector in self._drive.injectors.items():
+                for fault in injector.recent:
+                    where = _place(subsystem.namespaces.get(nsid), fault.chunk, fault.lblk)
+                    found.append(Recent(fault.at, "fault", fault.kind.value, f"nsid={nsid} {where}"))
+            for past in subsystem.notifications.recent:
+                words = (past.notice.state.name or "").lower().replace("_", " ").replace("|", ", ")
+                size = f"n_blocks={past.notice.n_blocks}" if past.notice.n_blocks else "whole chunk"
+                found.append(Recent(past.at, "notice", words, f"nsid={past.nsid} lba={past.notice.lba:#x} {size}"))
+        return sorted(found, key=lambda entry: entry.at)[-MAX_RECENT:]
+
     def _controllers(self) -> Json:
         associations = self._drive.associations
         listed = [
@@ -111,6 +128,15 @@ class Live:
             for association in associations[:MAX_LISTED]
         ]
         return {"number": len(associations), "listed": listed}
+
+
+def _place(namespace: Namespace | None, chunk: int, lblk: int) -> str:
+    """A block as operators name it: group/PU/chunk/block."""
+    if namespace is None:
+        return f"chunk={chunk} block={lblk}"
+    pu, chk = divmod(chunk, namespace.geometry.num_chk)
+    grp, pu = divmod(pu, namespace.geometry.num_pu)
+    return f"at={grp}/{pu}/{chk}/{lblk}"
 
 
 def encode(value: Json) -> bytes:

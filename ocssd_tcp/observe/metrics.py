@@ -333,6 +333,13 @@ def _media_errors(scrape: Scrape) -> Iterable[Sample]:
         yield (str(namespace.nsid),), namespace.engine.stats.n_media_errors
 
 
+@_family("faults_injected_total", Kind.COUNTER, "Accesses to the media that a rule made fail, by kind.", "nsid", "kind")
+def _faults(scrape: Scrape) -> Iterable[Sample]:
+    for nsid, injector in scrape.drive.injectors.items():
+        for kind, count in injector.n_injected.items():
+            yield (str(nsid), kind.value), count
+
+
 @_family(
     "notifications_total", Kind.COUNTER, "Chunk notifications (log page D0h) that the drive has had for its hosts."
 )

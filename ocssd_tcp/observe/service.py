@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from importlib.resources import files
 
 from ocssd_tcp.controller.directory import Directory
+from ocssd_tcp.media.filters.faults import FaultInjector
 from ocssd_tcp.observe.drive import Drive
 from ocssd_tcp.observe.http import HttpServer, Request, Response
 from ocssd_tcp.observe.live import Live, encode
@@ -41,10 +43,10 @@ class Observatory:
         """Bind; the address with the port that was chosen. None: watch nothing. OSError, its `filename` the address."""
         return None if address is None else self._http.listen(address)
 
-    async def start(self, directory: Directory) -> None:
-        """The drive is open: watch, and answer. To be called before connections are accepted."""
+    async def start(self, directory: Directory, injectors: Mapping[int, FaultInjector]) -> None:
+        """The drive is open: watch, and answer. To be called before connections are accepted. `injectors`: by NSID."""
         if self._http.is_bound:
-            self.drive.opened(directory)
+            self.drive.opened(directory, injectors)
             await self._http.start()
 
     def closing(self) -> None:

@@ -15,12 +15,17 @@ import structlog
 
 from ocssd_tcp.config.values import Address
 from ocssd_tcp.controller.directory import Directory
+from ocssd_tcp.media.events import Notice
+from ocssd_tcp.media.filters.faults import FaultInjector
+from ocssd_tcp.media.ops import Extent
 from ocssd_tcp.observe import service
 from ocssd_tcp.observe.drive import N_SAMPLES, Drive, quantile
 from ocssd_tcp.observe.live import Live, Viewer, encode
 from ocssd_tcp.observe.logging import RECENT, configure
 from ocssd_tcp.observe.service import Observatory
 from ocssd_tcp.observe.survey import Cache, survey
+from ocssd_tcp.ocssd.fault_rules import FaultKind, FaultRule
+from ocssd_tcp.ocssd.layouts import NotificationState
 from ocssd_tcp.transport.aio import Server, SocketOptions
 from tests.support_observe import watched
 from tests.support_target import HOSTNQN, NQN, SMALL, Target
@@ -89,6 +94,19 @@ async def test_the_recent_events_are_lines_of_the_log(at: tuple[Target, Drive], 
     assert last["details"].startswith("what=xxx")
     assert len(last["details"]) == 300
     RECENT.clear()
+
+
+async def test_faults_and_notices_are_recent_events(at: tuple[Target, Drive]) -> None:
+    target, drive = at
+    geometry = target.namespaces[1].geometry
+    injector = FaultInjector(geometry, [FaultRule(FaultKind.READ_ERROR, chk=range(2, 3))])
+    drive.injectors = {2: injector}
+    injector.read(Extent(geometry.num_chk + 2, 5, 1), 1)
+    target.directory.subsystem.notifications.add(2, Notice(0x40, NotificationState.UNRECOVERABLE, 3))
+    fault, notice = (await live(drive).state(None))["recent"][-2:]
+    assert (fault["level"], fault["event"], fault["details"]) == ("fault", "read-error", "nsid=2 at=0/1/2/5")
+    assert (notice["level"], notice["event"]) == ("notice", "unrecoverable")
+    assert notice["details"] == "nsid=2 lba=0x40 n_blocks=3"
 
 
 # --- what a viewer hears --------------------------------------------------------------------------------
@@ -192,7 +210,7 @@ async def observatory(at: tuple[Target, Drive]) -> Any:
     address = found.listen(Address("127.0.0.1", 0))
     assert address is not None
     directory: Directory = at[0].directory
-    await found.start(directory)
+    await found.start(directory, {})
     yield found, address
     found.closing()
     await found.stop()
@@ -231,7 +249,7 @@ async def test_nothing_listens_without_an_address(at: tuple[Target, Drive]) -> N
     server = Server(SocketOptions(8192))
     found = Observatory(server)
     assert found.listen(None) is None
-    await found.start(at[0].directory)
+    await found.start(at[0].directory, {})
     assert server.events is None  # and nothing is measured
     found.closing()
     await found.stop()

@@ -11,9 +11,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ocssd_tcp.commands.tally import Histogram, Outcome
+from ocssd_tcp.media.events import Notice
+from ocssd_tcp.media.filters.faults import FaultInjector
+from ocssd_tcp.media.ops import Extent
 from ocssd_tcp.observe.drive import Drive, Phase
 from ocssd_tcp.observe.metrics import FAMILIES, Exporter, Kind
 from ocssd_tcp.ocssd.geometry import Geometry
+from ocssd_tcp.ocssd.fault_rules import FaultKind, FaultRule
+from ocssd_tcp.ocssd.layouts import NotificationState
 from tests.support_observe import watched
 from tests.support_target import SMALL, VECTOR_RESET, WRITE, Target, capsule
 
@@ -98,6 +103,19 @@ async def test_controllers_queues_and_depth(at: tuple[Target, Drive]) -> None:
 async def test_a_host_that_breaks_the_transport_is_counted(at: tuple[Target, Drive]) -> None:
     at[0].wire().feed(b"\xff" * 128)
     assert value(await scraped(at[1]), "connections_terminated_total") == 1
+
+
+async def test_faults_and_notifications_are_counted(at: tuple[Target, Drive]) -> None:
+    target, drive = at
+    injector = FaultInjector(SMALL, [FaultRule(FaultKind.HIGH_ECC), FaultRule(FaultKind.RESET_FAIL, nth=2)])
+    drive.injectors = {1: injector}
+    assert injector.read(Extent(0, 0, 4), 0b1111) == (0, 0b0001)
+    assert [injector.reset(0) for _ in range(3)] == [False, True, False]
+    target.directory.subsystem.notifications.add(1, Notice(0, NotificationState.ERROR_RATE_HIGH, 1))
+    samples = await scraped(drive)
+    kinds = {kind.value: value(samples, "faults_injected_total", nsid="1", kind=kind.value) for kind in FaultKind}
+    assert kinds == {"high-ecc": 1, "reset-fail": 1, "read-error": 0, "early-close": 0, "write-next-unit": 0}
+    assert value(samples, "notifications_total") == 1
 
 
 async def test_histograms_are_cumulative_and_in_seconds(at: tuple[Target, Drive]) -> None:
