@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from ocssd_tcp.controller.registers import Ready
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer
 
 include "layouts.pxi"
@@ -58,11 +59,12 @@ cdef enum Stop:
     FOREIGN  # not of a plain shape
     FULL  # no room for another answer
 
-# What `serve` says.
+# What `serve` says, apart from minus an error number.
 cdef enum:
     SENT = 0  # the event is over
     QUEUED = 1  # there may be something in the send queue, or the phase has changed
     ELSEWHERE = 2  # nothing was done
+    FAILED = 3  # an exception, which is our bug
 
 cdef struct Run:
     uint32_t chunk  # address chunk
@@ -151,6 +153,9 @@ cdef uint64_t address_of(object view) except? 0:
     cdef uint64_t address = <uint64_t>buffer.buf
     PyBuffer_Release(&buffer)
     return address
+
+
+cdef object READY = Ready.READY
 
 
 cdef class Space:
@@ -294,13 +299,14 @@ cdef list as_tuples(const Run *runs, int n):
 cdef class Processor:
     """The processor of one I/O queue. The same contract as `transport.batch.BatchProcessor`."""
 
-    cdef object connection, queue, association, responder, tx, rx
+    cdef object connection, queue, association, registers, responder, tx
+    cdef bytearray buffer  # the receive buffer; never resized
     cdef dict outstanding, namespaces, spaces
     cdef list kept  # every Space that a Write may point to
     cdef Space space  # the one used last
     cdef bint is_fresh  # whether `space` was looked at since the buffer came
     cdef uint32_t nsid
-    cdef bint flow_control
+    cdef bint flow_control, is_closed
     cdef uint16_t sqhd
     cdef int64_t entries
     cdef uint64_t max_transfer
@@ -331,9 +337,10 @@ cdef class Processor:
     def __init__(self, connection, queue, int64_t in_capsule_bytes, outstanding):
         encoder = connection.encoder
         self.connection, self.queue, self.association = connection, queue, queue.association
-        self.responder, self.tx, self.rx = connection.responder, connection.tx, connection.rx
+        self.registers, self.responder, self.tx = queue.association.registers, connection.responder, connection.tx
+        self.buffer = connection.rx.data
         self.outstanding, self.namespaces, self.spaces, self.kept = outstanding, self.association.namespaces, {}, []
-        self.flow_control, self.entries = queue.flow_control, queue.entries
+        self.flow_control, self.entries, self.sqhd = queue.flow_control, queue.entries, queue.sqhd
         self.max_transfer = self.association.subsystem.max_transfer or 1 << 32
         self.in_capsule, self.max_h2c = in_capsule_bytes, MAXH2CDATA
         self.hdgst = FLAG_HDGST if encoder.header_digest else 0
@@ -375,6 +382,11 @@ cdef class Processor:
         """Make transfers of the writes that are held here, in the connection's own tables."""
         while self.n_writes:
             self.give(0)
+
+    def close(self):
+        """Take no more events, and hand over."""
+        self.hand_over()
+        self.is_closed = True
 
     cdef int index_of(self, const uint16_t *numbers, int number) noexcept nogil:
         cdef int i
@@ -452,9 +464,9 @@ cdef class Processor:
 
     def process(self, bytearray data, view, Py_ssize_t position, Py_ssize_t end):
         """Handle plain PDUs of `data[position:end]`; the offset of the first that is not plain or not complete."""
-        if not self.association.enabled:
+        if self.registers.ready is not READY:
             return position
-        self.begin()
+        self.begin(self.responder.n_completed)
         position = self.walk(<uint8_t *>PyByteArray_AS_STRING(data), position, end)
         while self.stop == FULL:
             self.queue_output()
@@ -463,13 +475,16 @@ cdef class Processor:
         self.finish()
         return position
 
-    def serve(self, int fd, now):
+    def reader(self, int fd, clock, otherwise):
+        """What is to be called when the socket `fd` is readable. It calls `otherwise(outcome)` unless all was done."""
+        return Reader(self, fd, clock, otherwise)
+
+    cdef int serve(self, int fd, clock) except? FAILED:
         """One receive, everything in it handled, one send: SENT, QUEUED, ELSEWHERE, or minus an error number."""
         cdef bytes rest = self.connection.tail
-        cdef bytearray buffer = self.rx.data
-        cdef uint8_t *data = <uint8_t *>PyByteArray_AS_STRING(buffer)
-        cdef Py_ssize_t end = PyBytes_GET_SIZE(rest), room = len(buffer), position = 0, received
-        if self.tx.n or self.connection.fills or not self.association.enabled:
+        cdef uint8_t *data = <uint8_t *>PyByteArray_AS_STRING(self.buffer)
+        cdef Py_ssize_t end = PyBytes_GET_SIZE(rest), room = len(self.buffer), position = 0, received
+        if self.is_closed or self.tx.n or self.connection.fill is not None or self.registers.ready is not READY:
             return ELSEWHERE
         if end:
             memcpy(data, PyBytes_AS_STRING(rest), end)
@@ -478,12 +493,13 @@ cdef class Processor:
             return SENT if errno == EAGAIN or errno == EINTR else -errno
         if received == 0:
             return ELSEWHERE  # the end of the stream, which is there to stay
+        now = clock()
         self.connection.last_received = now
         self.association.traffic = True
         if end == 0:
             received = self.landed(received)
         end += received
-        self.begin()
+        self.begin(0)
         cdef bint is_sent = True
         position = self.walk(data, 0, end)
         while self.stop == FULL:
@@ -508,11 +524,12 @@ cdef class Processor:
         self.finish()
         return QUEUED
 
-    cdef int begin(self) except -1:
-        """Take over what the complete engine may have changed."""
+    cdef int begin(self, int n_completed) except -1:
+        """Take over what the complete engine may have changed. `n_completed`: since the send queue was empty."""
         clear_output()
-        self.room = self.entries - <int>self.responder.n_completed - len(self.outstanding) - self.n_writes
-        self.sqhd = self.queue.sqhd
+        self.room = self.entries - n_completed - len(self.outstanding) - self.n_writes
+        if self.flow_control:
+            self.sqhd = self.queue.sqhd
         self.completed, self.write_cache, self.is_fresh = 0, -1, False
         return 0
 
@@ -704,7 +721,7 @@ cdef class Processor:
         self.queue_output()
         self.finish()
         self.connection.arrived(transfer)
-        return self.begin()
+        return self.begin(self.responder.n_completed)
 
     # --- commands ---
 
@@ -884,6 +901,27 @@ cdef class Processor:
         if self.tail:
             store_u32(header + 1, crc32c(0, header, sizeof(capsule_resp)))
         self.completed += 1
+
+
+cdef class Reader:
+    """A callback of the event loop: `serve` without a step through Python."""
+
+    cdef Processor processor
+    cdef int fd
+    cdef object clock, otherwise
+
+    def __init__(self, Processor processor, int fd, clock, otherwise):
+        self.processor, self.fd, self.clock, self.otherwise = processor, fd, clock, otherwise
+
+    def __call__(self):
+        cdef int outcome
+        try:
+            outcome = self.processor.serve(self.fd, self.clock)
+        except Exception:
+            self.otherwise(FAILED)
+            return
+        if outcome != SENT:
+            self.otherwise(outcome)
 
 
 crc32c_prepare()

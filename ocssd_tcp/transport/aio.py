@@ -12,7 +12,7 @@ import ctypes
 import functools
 import os
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
@@ -21,6 +21,7 @@ import structlog
 
 from ocssd_tcp.commands.tally import Histogram
 from ocssd_tcp.controller.directory import Directory
+from ocssd_tcp.transport.batch import Outcome
 from ocssd_tcp.transport.connection import Phase, TargetConnection
 from ocssd_tcp.transport.rxbuf import RxBuffer
 
@@ -35,10 +36,6 @@ class ListenAddress(Protocol):
     def __init__(self, host: str, port: int) -> None: ...
     def __iter__(self) -> Iterator[Any]: ...
 
-
-#: What `TargetConnection.serve` says, apart from minus an error number and 0, all done.
-_QUEUED = 1  #: something may be in the send queue, or the connection has ended
-_ELSEWHERE = 2  #: nothing was done
 
 A = TypeVar("A", bound=ListenAddress)
 log = structlog.get_logger("transport")
@@ -73,7 +70,7 @@ class Peer:
         self._recv_into = sock.recv_into
         self._writev = functools.partial(_writev, self._fd)
         self.connection = connection
-        self._readable = self.readable if server.events is None else functools.partial(self._timed, server.events)
+        self._readable = self._observed(self.readable)
         self._reading = False
         self.writing = False
         self._read()
@@ -91,20 +88,6 @@ class Peer:
     def readable(self) -> None:
         """One receive, everything in it handled, one send."""
         connection = self.connection
-        server = self._server
-        if connection.serve is not None:
-            now = server.now()
-            try:
-                outcome = connection.serve(self._fd, now)
-            except Exception:  # ours: what the stream says next can no longer be trusted
-                log.exception("internal error", peer=connection.peer)
-                self._end("internal error")
-                return
-            if outcome != _ELSEWHERE:
-                self._served(outcome)
-                if server.poll_seconds:
-                    server.poll(now)
-                return
         try:
             n_bytes = self._recv_into(connection.buffer())
         except (BlockingIOError, InterruptedError):
@@ -115,27 +98,55 @@ class Peer:
         if not n_bytes:
             self._end("the host closed the connection")
             return
+        server = self._server
         now = server.now()
+        had_queue = connection.queue is not None
         connection.received(n_bytes, now)
+        if not had_queue and connection.queue is not None:
+            self._accelerate()
         if connection.tx.n or connection.phase is not Phase.LIVE:
             self.flush()
         if connection.is_control:
             server.rearm()
-        if server.poll_seconds:
-            server.poll(now)
 
-    def _timed(self, events: Histogram) -> None:
-        """As `readable`, for a server that is watched."""
+    def _accelerate(self) -> None:
+        """A queue has connected: let the compiled engine have the events, if it is there."""
+        server = self._server
+        reader = self.connection.reader(self._fd, server.now, self._served)
+        if reader is not None:
+            self._pause()
+            self._readable = self._observed(reader)
+            self._read()
+
+    def _observed(self, readable: Callable[[], None]) -> Callable[[], None]:
+        """A callback for readable events, with what the server's options add to it."""
+        server = self._server
+        if server.events is not None:
+            readable = functools.partial(self._timed, readable, server.events)
+        if server.poll_seconds:
+            readable = functools.partial(self._polled, readable)
+        return readable
+
+    def _timed(self, readable: Callable[[], None], events: Histogram) -> None:
         begun = perf_counter()
-        self.readable()
+        readable()
         events.add(perf_counter() - begun)
 
+    def _polled(self, readable: Callable[[], None]) -> None:
+        readable()
+        self._server.poll()
+
     def _served(self, outcome: int) -> None:
-        """Do what the compiled engine leaves to do: to send what is queued, or to close after an error."""
-        if outcome < 0:
-            self._end(os.strerror(-outcome))
-        elif outcome == _QUEUED:
+        """What the compiled engine leaves to do."""
+        if outcome == Outcome.ELSEWHERE:
+            self.readable()
+        elif outcome == Outcome.QUEUED:
             self.flush()
+        elif outcome == Outcome.FAILED:  # ours: what the stream says next can no longer be trusted
+            log.exception("internal error", peer=self.connection.peer)
+            self._end("internal error")
+        else:
+            self._end(os.strerror(-outcome))
 
     def flush(self) -> None:
         """Send what is queued; while the socket takes no more, nothing is received."""
@@ -298,9 +309,9 @@ class Server:
 
     # --- time ---------------------------------------------------------------------------------------------
 
-    def poll(self, now: float) -> None:
+    def poll(self) -> None:
         """Look for input without sleeping until `poll_us` after the last event."""
-        self._poll_until = now + self.poll_seconds
+        self._poll_until = self.now() + self.poll_seconds
         if not self._polling:
             self._polling = True
             self.loop.call_soon(self._poll_once)

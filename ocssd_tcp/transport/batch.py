@@ -13,6 +13,7 @@ into an array of struct iovec, so that no object exists per block. All state liv
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 from ocssd_tcp import accel
@@ -29,7 +30,7 @@ from ocssd_tcp.wire.opcodes import MAX_VECTOR_LBAS, Io, ListForm, SglType
 from ocssd_tcp.wire.pdu import PduFlag, PduType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ocssd_tcp.controller.queue import QueuePair
     from ocssd_tcp.transport.connection import TargetConnection
@@ -66,11 +67,20 @@ def common_header(kind: int, flags: int, hlen: int, pdo: int) -> int:
     return kind | flags << 8 | hlen << 16 | pdo << 24
 
 
+class Outcome(IntEnum):
+    """What a compiled reader leaves to do."""
+
+    QUEUED = 1  #: something may be in the send queue, or the connection has ended
+    ELSEWHERE = 2  #: nothing was done
+    FAILED = 3  #: an exception, which is being handled
+
+
 class Processor(Protocol):
     """What a connection needs of the batch processor of its queue, in Python or compiled.
 
-    A processor may hold plain writes that wait for data itself, until `hand_over` puts them into the connection's and
-    the executor's tables. `n_writes`: how many. `fills`: whether data of one of them is arriving.
+    A processor may hold plain writes that wait for data itself, until `hand_over` (or `close`, after which nothing is
+    processed) puts them into the connection's and the executor's tables. `n_writes`: how many. `fills`: whether data of
+    one of them is arriving. `reader`: as `TargetConnection.reader`.
     """
 
     def __init__(
@@ -89,6 +99,10 @@ class Processor(Protocol):
     def holds(self, cid: int, /) -> bool: ...
     def holds_tag(self, ttag: int, /) -> bool: ...
     def hand_over(self) -> None: ...
+    def close(self) -> None: ...
+    def reader(
+        self, fd: int, clock: Callable[[], float], otherwise: Callable[[int], None], /
+    ) -> Callable[[], None] | None: ...
 
 
 class PlainNamespace:
@@ -252,6 +266,11 @@ class BatchProcessor:
     def hand_over(self) -> None:
         """Put the writes that are held here into the connection's tables."""
 
+    close = hand_over
+
+    def reader(self, _fd: int, _clock: Callable[[], float], _otherwise: Callable[[int], None]) -> None:
+        """Sockets are served by `transport.aio`."""
+
     def _space(self, nsid: int) -> PlainNamespace | None:
         """An active namespace without filters around its media; None if it is none, or not that any more."""
         namespace, space = self._namespaces.get(nsid), self._spaces.get(nsid)
@@ -298,7 +317,7 @@ class BatchProcessor:
                 after = self._h2c_data(data, view, position, end)
                 if not after:
                     break
-                if self._connection.fills:  # its data is still arriving
+                if self._connection.fill is not None:  # its data is still arriving
                     position = after
                     break
                 cid = data[position + 8] | data[position + 9] << 8

@@ -85,12 +85,11 @@ class TargetConnection:
         self.why_closed = ""
         #: whether what arrives can change the state of a controller: an admin queue, or no queue yet
         self.is_control = True
-        #: handles a whole event on a descriptor (`accel._twin`), if the engine can and the connection is of that kind
-        self.serve: Callable[[int, float], int] | None = None
         self.rx = rx
         self.tail = b""  #: what has arrived of an incomplete PDU
         self.last_ttag = 0
         self.last_received = now
+        self.fill: Transfer | None = None  #: whose H2CData PDU is arriving
         self._batch: Processor | None = None
         self._directory = directory
         self._local = local
@@ -103,7 +102,6 @@ class TargetConnection:
         self._now = now
         self._busy = False
         self._deadline: float | None = now + ICREQ_SECONDS
-        self._fill: Transfer | None = None  # whose H2CData PDU is arriving
         self._fill_left = 0  # data bytes of it that have not arrived
         self._fill_crc = 0
         self._direct = False
@@ -114,7 +112,7 @@ class TargetConnection:
     def buffer(self) -> memoryview:
         """Where the next bytes shall be received. Valid until the next call of `buffer()` on any connection."""
         self._direct = False
-        fill = self._fill
+        fill = self.fill
         if fill is not None and not self.tail:
             direct = fill.direct(self._fill_left)
             if direct is not None:
@@ -159,10 +157,10 @@ class TargetConnection:
     def _consume(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
         """Handle every complete PDU of `data[position:end]`; the offset of the first byte not handled."""
         while position < end:
-            fill = self._fill
+            fill = self.fill
             if fill is not None:
                 position = self._continue_fill(fill, view, position, end)
-                if self._fill is not None:
+                if self.fill is not None:
                     break
                 continue
             batch = self._batch
@@ -170,7 +168,7 @@ class TargetConnection:
                 position = batch.process(data, view, position, end)
                 if position == end or batch.fills:
                     break
-                if self.fills:
+                if self.fill is not None:
                     continue
             if self.phase is Phase.TERMINATING or self.phase is Phase.CLOSED:
                 return end
@@ -270,7 +268,6 @@ class TargetConnection:
         if queue.qid > 0:
             self.is_control = False
             self._batch = BatchProcessor.pick(self, queue, self._in_capsule_bytes)
-            self.serve = getattr(self._batch, "serve", None)
         self.responder.reply(command.cid, reply, 0)
 
     # --- transfers: R2T and H2CData -----------------------------------------------------------------
@@ -319,12 +316,7 @@ class TargetConnection:
 
     def begin_fill(self, transfer: Transfer, n_bytes: int, crc: int = 0) -> None:
         """The next `n_bytes` that arrive are data of `transfer`. `crc`: of what this PDU has brought already."""
-        self._fill, self._fill_left, self._fill_crc = transfer, n_bytes, crc
-
-    @property
-    def fills(self) -> bool:
-        """Whether the data of an H2CData PDU is arriving."""
-        return self._fill is not None
+        self.fill, self._fill_left, self._fill_crc = transfer, n_bytes, crc
 
     def _continue_fill(self, transfer: Transfer, view: memoryview, position: int, end: int) -> int:
         """Take bytes of the H2CData PDU that is arriving; the offset after them."""
@@ -348,7 +340,7 @@ class TargetConnection:
 
     def _landed(self, n_bytes: int) -> None:
         """Bytes went straight to their place."""
-        transfer = self._fill
+        transfer = self.fill
         if transfer is None:
             return
         if self.encoder.data_digest:
@@ -359,7 +351,7 @@ class TargetConnection:
             self._end_fill(transfer)
 
     def _end_fill(self, transfer: Transfer) -> None:
-        self._fill = None
+        self.fill = None
         self.arrived(transfer)
 
     def arrived(self, transfer: Transfer) -> None:
@@ -372,6 +364,15 @@ class TargetConnection:
     def sent(self) -> None:
         """All of `tx` has been handed to the kernel."""
         self.responder.n_completed = 0
+
+    def reader(
+        self, fd: int, clock: Callable[[], float], otherwise: Callable[[int], None]
+    ) -> Callable[[], None] | None:
+        """A callback that serves the socket `fd` by the compiled engine, None if that does not serve this queue.
+
+        It calls `otherwise` unless all is done: with an error number of the socket, negative, or one of `Outcome`.
+        """
+        return self._batch.reader(fd, clock, otherwise) if self._batch is not None else None
 
     # --- the end of a connection ----------------------------------------------------------------------
 
@@ -403,8 +404,9 @@ class TargetConnection:
     def _drop(self) -> None:
         """Give up the queue: its commands end without an answer, its reservations are rolled back."""
         queue, self.queue = self.queue, None
-        self._gather()
-        self._batch, self.serve, self._fill, self.tail = None, None, None, b""
+        if self._batch is not None:
+            self._batch.close()
+        self._batch, self.fill, self.tail = None, None, b""
         if self.executor is not None:
             self.executor.drop()
         self.transfers.clear()
