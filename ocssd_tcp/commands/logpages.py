@@ -7,7 +7,7 @@ The checks, the zero fill past its end and the re-arming of its event are the sa
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
@@ -173,15 +173,17 @@ def feature_effects(controller: Controller, cmd: Command, now: float) -> PageSou
 @log_page(LogPage.EFFECTS)
 def command_effects(controller: Controller, cmd: Command, now: float) -> PageSource:
     """Which commands there are: CSUPP, and LBCC for those that write. Any other bit makes Linux freeze its queues."""
-    copies = any(namespace.geometry.vector_copy for namespace in controller.namespaces.values())
-    io_commands = [
-        entry if copies or entry is None or entry.opcode != Io.VECTOR_COPY else None for entry in IO_COMMANDS
-    ]
-    return _whole(_effects(ADMIN_COMMANDS) + _effects(io_commands) + bytes(2048))
+    namespaces = controller.namespaces.values()
+    copies = any(namespace.geometry.vector_copy for namespace in namespaces)
+    sets_pages = any(namespace.allow_set_log_page for namespace in namespaces)
+    admin = _effects(ADMIN_COMMANDS, hidden=() if sets_pages else (Admin.SET_LOG_PAGE,))
+    io = _effects(IO_COMMANDS, hidden=() if copies else (Io.VECTOR_COPY,))
+    return _whole(admin + io + bytes(2048))
 
 
-def _effects(table: Sequence[Entry | None]) -> bytes:
-    effects = (0 if entry is None else _CSUPP | (_LBCC if entry.writes_media else 0) for entry in table)
+def _effects(table: Sequence[Entry | None], *, hidden: Collection[int]) -> bytes:
+    shown = (None if entry is None or entry.opcode in hidden else entry for entry in table)
+    effects = (0 if entry is None else _CSUPP | (_LBCC if entry.writes_media else 0) for entry in shown)
     return struct.pack("<256I", *effects)
 
 

@@ -34,6 +34,7 @@ class Namespace:
     tally: Tally = field(default_factory=Tally)
     latencies: Latencies = field(init=False)
     layers: Layers = field(default_factory=Layers)
+    allow_set_log_page: bool = False
     geometry_page: bytes = field(init=False)
     addresses: AddressMap = field(init=False)
 

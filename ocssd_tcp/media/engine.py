@@ -16,9 +16,11 @@ from ocssd_tcp.media.chunk import reset_refusals
 from ocssd_tcp.media.events import Notice, Report
 from ocssd_tcp.media.memory import PREDEFINED_BYTES, Staging
 from ocssd_tcp.media.ops import Extent, Injector, MediaOp, MediaStatus, OpKind, Piece
+from ocssd_tcp.media.override import Overrides
 from ocssd_tcp.media.shard import PuShard
 from ocssd_tcp.media.shared import Shared, Stats
 from ocssd_tcp.media.sync import Flusher, Syncer
+from ocssd_tcp.media.table import entries_of
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR, ChunkState, NotificationState
 
@@ -89,6 +91,7 @@ class Engine:
         self._admissions = Admissions(
             shards, geometry.num_chk, geometry.ws_min, geometry.block_stride, staging, sink, self._finish
         )
+        self._overrides = Overrides(shared, shards, self._admissions, self._flush_soon)
         #: by address chunk >> chk_len; None where no parallel unit is, and everywhere once the engine is closed
         self.shard_at: list[PuShard | None] = [None] * (1 << (geometry.grp_len + geometry.pu_len))
         for shard in shards:
@@ -209,6 +212,14 @@ class Engine:
             pieces.append(self._shards[pu].table[start:stop])
             offset += stop - start
         return pieces
+
+    def set_log(self, offset: int, data: bytes) -> None:
+        """Overwrite bytes of log page CAh, whole entries inside it. OverrideError, nothing changed."""
+        self._overrides.apply(offset // CHUNK_DESCRIPTOR.size, entries_of(memoryview(data)))
+
+    def set_chunk(self, chunk: int, state: ChunkState, wp: int | None = None) -> None:
+        """Put a flat chunk, which must exist, into a state. `wp`: see `Overrides`. OverrideError, nothing changed."""
+        self._overrides.set_state(chunk, state, wp)
 
     # ---- read
 
@@ -441,6 +452,9 @@ class Engine:
 
     def _flush(self, op: MediaOp) -> None:
         self._flush_shards(op, self._shards)
+
+    def _flush_soon(self, shards: Iterable[PuShard]) -> None:
+        self._flusher.request(shards, lambda _is_durable: None)
 
     def _flush_shards(self, op: MediaOp, shards: Iterable[PuShard]) -> None:
         def durable(is_durable: bool) -> None:

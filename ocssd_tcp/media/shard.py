@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from ocssd_tcp.media import libc
 from ocssd_tcp.media.chunk import (
@@ -18,6 +17,7 @@ from ocssd_tcp.media.chunk import (
     OPEN_SEQUENTIAL,
     TRANSITIONS,
     ChunkEvent,
+    resets_of,
     wear_index,
 )
 from ocssd_tcp.media.events import Notice
@@ -25,6 +25,7 @@ from ocssd_tcp.media.flushed import FlushedCopy
 from ocssd_tcp.media.ops import MediaStatus
 from ocssd_tcp.media.reservation import Reservation
 from ocssd_tcp.media.shared import Shared
+from ocssd_tcp.media.snapshot import Snapshot
 from ocssd_tcp.media.table import ENTRY_BYTES
 from ocssd_tcp.media.written import WrittenMap
 from ocssd_tcp.ocssd.layouts import WP_UNDEFINED, ChunkState, ChunkType, NotificationState
@@ -38,28 +39,6 @@ _FREE = ChunkState.FREE.value
 
 #: In `PuShard.reserved`: what is under way to the chunk is known to its shard only.
 BUSY = 0xFFFF_FFFF
-
-
-class Snapshot(NamedTuple):
-    """A shard's table at one moment, on its way to the disk."""
-
-    shard: PuShard
-    payload: bytes
-    fenced: frozenset[int]
-
-    def store(self) -> None:
-        """Wait for the data that the table speaks of, then for the table. OSError. Runs off the loop."""
-        try:
-            os.fdatasync(self.shard.fd)
-            self.shard.flushed.store(self.payload)
-        except OSError:
-            # At once, for whoever closes the drive before the loop hears of it.
-            self.shard.has_failed = True
-            raise
-
-    def settle(self, *, is_durable: bool) -> None:
-        """Note the outcome, on the loop."""
-        self.shard.settle(self, is_durable=is_durable)
 
 
 class PuShard:
@@ -297,22 +276,33 @@ class PuShard:
         limits or the disk do not allow it, or the disk does not know yet that the chunk was reset; nothing changed.
         """
         shared = self._shared
-        if chk in self._fenced or 0 < self._maxoc <= shared.n_open or 0 < self._maxocpu <= self.n_open:
+        if 0 < self._maxoc <= shared.n_open or 0 < self._maxocpu <= self.n_open or not self.may_open(chk):
             return False
-        flat = self.pu * shared.geometry.num_chk + chk
-        if flat in shared.spares:
-            del shared.spares[flat]
-        else:
+        shared.spares.pop(self._flat(chk), None)
+        self.n_open += 1
+        shared.n_open += 1
+        return True
+
+    def may_open(self, chk: int) -> bool:
+        """Whether the disk has room for a chunk, and knows that it was reset. Limits of open chunks aside."""
+        if chk in self._fenced:
+            return False
+        if self._flat(chk) not in self._shared.spares:
             start = chk * self._chunk_bytes
             try:
                 os.posix_fallocate(self.fd, start, self._chunk_bytes)
             except OSError:
-                shared.stats.n_media_errors += 1
+                self._shared.stats.n_media_errors += 1
                 return False
             libc.populate(self._base + start, min(self._chunk_bytes, POPULATE_BYTES))
-        self.n_open += 1
-        shared.n_open += 1
         return True
+
+    def is_opened(self, chk: int) -> bool:
+        """Whether the chunk counts as open: it is, or is about to be."""
+        return self.state(chk) == ChunkState.OPEN or (self.state(chk) == ChunkState.FREE and not self.is_idle(chk))
+
+    def _flat(self, chk: int) -> int:
+        return self.pu * self._shared.geometry.num_chk + chk
 
     def unopen(self, chk: int) -> None:
         """Take `open` back: the chunk was not written after all."""
@@ -321,7 +311,7 @@ class PuShard:
         self._spare(chk)
 
     def _spare(self, chk: int) -> None:
-        self._shared.spares[self.pu * self._shared.geometry.num_chk + chk] = None
+        self._shared.spares[self._flat(chk)] = None
 
     def release(self, chk: int) -> bool:
         """Give a spare chunk's space back to the disk. False: somebody may still be storing into it."""
@@ -467,7 +457,8 @@ class PuShard:
             self._words[chk * 4 + _WP] = 0
         self.wear[chk] = resets = min(self.wear[chk] + 1, 0xFFFF_FFFF)
         wli = wear_index(resets, self._pe_cycles)
-        is_uneven = self._wear(chk, wli)
+        is_uneven = shared.wear(self.table[chk * ENTRY_BYTES + 2], wli)
+        self.table[chk * ENTRY_BYTES + 2] = wli
         state = self._enter(chk, ChunkEvent.RESET_FAILED if is_failing or wli == 255 else ChunkEvent.RESET)
         if state == ChunkState.OFFLINE:
             self._words[chk * 4 + _WP] = WP_UNDEFINED
@@ -485,14 +476,32 @@ class PuShard:
             shared.report(Notice(self._words[chk * 4 + _SLBA], NotificationState.UNRECOVERABLE))
         return state
 
-    def _wear(self, chk: int, wli: int) -> bool:
-        """Note the wear index of a chunk; whether that takes it further from the average than WIT, and it was not."""
-        shared, geometry = self._shared, self._shared.geometry
-        before, n, most = self.table[chk * ENTRY_BYTES + 2], geometry.n_chunks, geometry.wit * geometry.n_chunks
-        was_even = abs(before * n - shared.wear_sum) <= most
-        self.table[chk * ENTRY_BYTES + 2] = wli
-        shared.wear_sum += wli - before
-        return 0 < most < abs(wli * n - shared.wear_sum) and was_even
+    def impose(self, chk: int, state: int, kind: int, wli: int, wp: int) -> None:
+        """Make a chunk without reservations what an operator wants it to be, checked before. See `media.override`."""
+        shared, was = self._shared, self.state(chk)
+        opens = (state == ChunkState.OPEN) - (was == ChunkState.OPEN)
+        self.n_open += opens
+        shared.n_open += opens
+        self.forget_written(chk)
+        self.wear[chk] = resets = resets_of(wli, self._pe_cycles)
+        wli = wear_index(resets, self._pe_cycles)
+        shared.wear(self.table[chk * ENTRY_BYTES + 2], wli)
+        self._words[chk * 4 + _WP] = wp
+        self.table[chk * ENTRY_BYTES : chk * ENTRY_BYTES + 3] = bytes((state, kind, wli))
+        is_plain = kind & ChunkType.SEQUENTIAL and state in (ChunkState.OPEN, ChunkState.CLOSED)
+        self.readable[chk] = self._limit(chk) if is_plain else 0
+        self.is_dirty = True
+        if state != ChunkState.FREE:
+            shared.spares.pop(self._flat(chk), None)
+        elif was != ChunkState.FREE:
+            self._vacate(chk)
+
+    def _vacate(self, chk: int) -> None:
+        """A chunk holds nothing any more: its space is spare, or as soon as the disk knows."""
+        if self._is_on_disk(chk):
+            self._fenced.add(chk)
+        else:
+            self._spare(chk)
 
     def forget_written(self, chk: int) -> None:
         """Clear the chunk's bits in the written map, if there is one."""

@@ -29,3 +29,11 @@ class Shared:
     stats: Stats = field(default_factory=Stats)
     #: flat chunks without data whose space is still allocated, oldest first
     spares: dict[int, None] = field(default_factory=dict)
+
+    def wear(self, before: int, after: int) -> bool:
+        """Note a chunk's new wear index; whether that takes it further than WIT from the average, and it was not."""
+        n = self.geometry.n_chunks
+        most = self.geometry.wit * n
+        was_even = abs(before * n - self.wear_sum) <= most
+        self.wear_sum += after - before
+        return 0 < most < abs(after * n - self.wear_sum) and was_even

@@ -87,22 +87,22 @@ def normalise(entries: Entries, resets: NDArray[np.uint32], pe_cycles: int) -> N
         entries["wli"] = np.minimum(resets.astype(np.uint64) * np.uint64(255) // np.uint64(pe_cycles), 255)
 
 
-def first_fault(entries: Entries, geometry: Geometry, pu: int) -> str | None:
-    """What is wrong with the first entry that cannot be, None if all can."""
+def first_fault(entries: Entries, geometry: Geometry, pu: int, first: int = 0) -> str | None:
+    """What is wrong with the first entry that cannot be, None if all can. `first`: the chunk of the first entry."""
     state, kind, wp, cnlb = entries["cs"], entries["ct"], entries["wp"], entries["cnlb"]
     is_random = kind & ChunkType.RANDOM != 0
     deviates = kind & ChunkType.DEVIATES != 0
     write_type = kind & ~np.uint8(ChunkType.DEVIATES)
     undefined = is_random | (state == ChunkState.OFFLINE)
-    odd_size = (cnlb == 0) | (cnlb > geometry.clba) | (cnlb % geometry.ws_min != 0)
+    odd_size = (cnlb == 0) | (cnlb >= geometry.clba) | (cnlb % geometry.ws_min != 0)
     wrong = {
-        "slba": entries["slba"] != expected_slbas(geometry, pu),
+        "slba": entries["slba"] != expected_slbas(geometry, pu)[first : first + len(entries)],
         "ct": (write_type != ChunkType.SEQUENTIAL) & (write_type != ChunkType.RANDOM),
         "cnlb": np.where(deviates, odd_size, cnlb != geometry.clba),
         "cs": ~np.isin(state, [int(known) for known in ChunkState]) | (is_random & (state == ChunkState.CLOSED)),
         "wp": np.select(
             [undefined, state == ChunkState.FREE, state == ChunkState.OPEN],
-            [wp != WP_UNDEFINED, wp != 0, (wp == 0) | (wp >= cnlb)],
+            [wp != WP_UNDEFINED, wp != 0, (wp == 0) | (wp >= cnlb) | (wp % geometry.ws_min != 0)],
             wp > cnlb,
         ),
     }
@@ -110,5 +110,5 @@ def first_fault(entries: Entries, geometry: Geometry, pu: int) -> str | None:
         if faults.any():
             chk = int(np.argmax(faults))
             value = int(entries[name][chk])
-            return f"chunk {chk}: {name} {value:#x} cannot be (cs {state[chk]:#04x}, ct {kind[chk]:#04x})"
+            return f"chunk {first + chk}: {name} {value:#x} cannot be (cs {state[chk]:#04x}, ct {kind[chk]:#04x})"
     return None

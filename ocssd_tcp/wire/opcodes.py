@@ -14,6 +14,7 @@ class Admin(IntEnum):
     ASYNC_EVENT_REQUEST = 0x0C
     KEEP_ALIVE = 0x18
     FABRICS = 0x7F
+    SET_LOG_PAGE = 0xC1  #: the emulators' own
     GEOMETRY = 0xE2  #: OCSSD 2.0
 
 

@@ -87,7 +87,9 @@ def test_huge_read_without_mdts_takes_no_memory() -> None:
 
 def test_effects_name_exactly_the_commands_that_work() -> None:
     """Conformance 83."""
-    page = live(Target()).get_log(LogPage.EFFECTS, 4096).data
+    target = Target()
+    target.directory.subsystem.namespaces[3].allow_set_log_page = True
+    page = live(target).get_log(LogPage.EFFECTS, 4096).data
     assert flagged(page[:1024]) == {entry.opcode for entry in ADMIN_COMMANDS if entry}
     assert flagged(page[:1024]) == set(Admin) - {Admin.FABRICS}
     assert flagged(page[1024:2048]) == {entry.opcode for entry in IO_COMMANDS if entry}
@@ -96,6 +98,11 @@ def test_effects_name_exactly_the_commands_that_work() -> None:
     writing = {i for i in range(256) if page[1024 + 4 * i] & 2}
     assert writing == {Io.WRITE, Io.DATASET_MANAGEMENT, Io.VECTOR_RESET, Io.VECTOR_WRITE, Io.VECTOR_COPY}
     assert set(page) <= {0, 1, 3}
+
+
+def test_effects_name_set_log_page_only_where_it_is_allowed() -> None:
+    page = live(Target()).get_log(LogPage.EFFECTS, 4096).data
+    assert flagged(page[:1024]) == set(Admin) - {Admin.FABRICS, Admin.SET_LOG_PAGE}
 
 
 def test_effects_without_copy_do_not_name_it() -> None:
