@@ -26,6 +26,8 @@ from ocssd_tcp.config.values import Kind, shown
 LINE_BYTES = 64 << 10  #: of a request
 MAX_CONNECTIONS = 16
 SEND_SECONDS = 10.0
+LINGER_SECONDS = 1.0
+LINGER_READS = 64
 
 log = structlog.get_logger("control")
 _PEER = struct.Struct("3i")
@@ -242,6 +244,7 @@ class ControlServer:
                 line = end.partial
             except asyncio.LimitOverrunError:
                 await _send(writer, _refused(RefusalError(f"a request of more than {LINE_BYTES} bytes"), None))
+                await _swallow(reader)
                 return
             if line.strip():
                 await _send(writer, await self._commands.answer(line, who))
@@ -253,6 +256,15 @@ async def _send(writer: asyncio.StreamWriter, answer: Json) -> None:
     writer.write(json.dumps(answer).encode() + b"\n")
     async with asyncio.timeout(SEND_SECONDS):
         await writer.drain()
+
+
+async def _swallow(reader: asyncio.StreamReader) -> None:
+    """Take what a peer has sent, within limits: closing on it would take the answer away from the peer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            for _ in range(LINGER_READS):
+                if not await reader.read(LINE_BYTES):
+                    return
 
 
 def _who(writer: asyncio.StreamWriter) -> Who:

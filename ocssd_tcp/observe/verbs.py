@@ -22,6 +22,7 @@ from ocssd_tcp.observe.reports import about, chunk_fields, statistics
 from ocssd_tcp.observe.tracing import Tracing
 from ocssd_tcp.ocssd.fault_rules import FaultKind, FaultRule
 from ocssd_tcp.ocssd.geometry import U32_MAX
+from ocssd_tcp.ocssd.layouts import ChunkState
 from ocssd_tcp.ocssd.lines import ANY, parse_span, span_text
 from ocssd_tcp.transport.aio import Server
 
@@ -250,6 +251,22 @@ class Controls:
     async def chunk_show(self, nsid: int, grp: int, pu: int, chk: int) -> Json:
         """Shows one chunk as the Chunk Information log has it."""
         return chunk_fields(*self._chunk(nsid, grp, pu, chk))
+
+    @verb(
+        *_CHUNK,
+        Argument("state", choice(*(state.name.lower() for state in ChunkState)), "Its new state.", required=True),
+        Argument(
+            "wp",
+            integer(0, U32_MAX),
+            "Its write pointer, blocks; the least of an open chunk, and all of a closed one, unless given.",
+        ),
+        changes=True,
+    )
+    async def chunk_set(self, nsid: int, grp: int, pu: int, chk: int, state: str, wp: int | None) -> Json:
+        """Puts one chunk into another state, checked as Set Log Page is."""
+        namespace, chunk = self._chunk(nsid, grp, pu, chk)
+        namespace.engine.set_chunk(chunk, ChunkState[state.upper()], wp)
+        return chunk_fields(namespace, chunk)
 
     # --- trace ----------------------------------------------------------------------------------------------
 
