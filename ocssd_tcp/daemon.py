@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import secrets
 import signal
 from collections.abc import Callable, Sequence
@@ -29,8 +30,10 @@ from ocssd_tcp.media.filters.stack import Layers
 from ocssd_tcp.media.store import Store, open_store
 from ocssd_tcp.observe.control import Commands, ControlServer
 from ocssd_tcp.observe.service import Observatory
+from ocssd_tcp.observe.systemd import Notifier, inherited
 from ocssd_tcp.observe.tracing import Tracing
 from ocssd_tcp.observe.verbs import Controls
+from ocssd_tcp.peers import Peers
 from ocssd_tcp.transport.aio import Server, SocketOptions
 from ocssd_tcp.transport.clock import LoopTimers
 
@@ -106,7 +109,8 @@ async def _serve(config: Config, announce: Announce) -> int:
             max_connections=target.max_controllers * (target.max_queues + 1) + 1024,
         )
     )
-    addresses = server.listen(target.listen)  # before the drive is touched: a port in use leaves no trace
+    # Before the drive is touched: a port in use leaves no trace.
+    addresses = [server.adopt(sock, Address) for sock in inherited(os.environ)] or server.listen(target.listen)
     syncer = ThreadSyncer(loop)
     observatory = Observatory(server)
     try:
@@ -143,14 +147,20 @@ async def _serve(config: Config, announce: Announce) -> int:
         housekeeper = Housekeeper(loop, store.engines)
         await observatory.start(directory, injectors)
         server.start(directory)
+        peers = Peers(directory.discovery, config.discovery.peers, config.discovery.refresh_seconds, nqn)
+        peers.start()
         gc.collect()
         gc.freeze()
         log.info("drive is open", path=str(config.drive.path), nqn=nqn, listening=[str(a) for a in addresses])
         if observed is not None:
             log.info("live page and metrics", url=f"http://{observed}/")
         announce(nqn, addresses)
+        notifier = Notifier(os.environ)
+        notifier.ready(f"{nqn} on {', '.join(map(str, addresses))}")
         await stopping.wait()
         log.info("drive is closing")
+        notifier.stopping()
+        await peers.stop()
         housekeeper.close()
         await control.stop()
         observatory.closing()
@@ -200,14 +210,14 @@ def _namespaces(config: Config, store: Store, timers: Timers) -> list[Namespace]
 def _directory(
     config: Config, nqn: str, namespaces: Sequence[Namespace], addresses: Sequence[Address], now: float
 ) -> Directory:
-    """The subsystem of the drive."""
-    target, drive = config.target, config.drive
+    """The subsystem of the drive, and its discovery service."""
+    target, drive, discovery = config.target, config.drive, config.discovery
     subsystem = SubsystemConfig(
         nqn=nqn,
         serial=drive.serial,
         model=drive.model,
         firmware=__version__,
-        allowed_hosts=target.allowed_hosts,
+        allowed_hosts=() if discovery.only else target.allowed_hosts,
         max_queues=target.max_queues,
         queue_entries=target.queue_entries,
         max_controllers=target.max_controllers,
@@ -216,4 +226,8 @@ def _directory(
         listeners=addresses,
         advertise=target.advertise,
     )
-    return Directory(subsystem, namespaces, health=Health(started=now), first_cntlid=1 + secrets.randbelow(0xFFEF))
+    first_cntlid = 1 + secrets.randbelow(0xFFEF)
+    directory = Directory(subsystem, namespaces, health=Health(started=now), first_cntlid=first_cntlid)
+    for address in discovery.referrals:
+        directory.discovery.add_referral(address)
+    return directory

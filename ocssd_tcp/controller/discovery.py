@@ -19,6 +19,9 @@ _TREQ_NO_SQ_FLOW = 4  #: SQ flow control may be disabled; the secure channel is 
 _EFLAGS_PERSISTENT = 3  #: the same from every connection; persistent connections are served
 _ASQSZ = 128
 
+#: PORTID of an entry that another drive's discovery service told us; who reads that service takes the entry from there.
+ELSEWHERE_PORTID = 0xFFFF
+
 Hosts = frozenset[str]
 
 
@@ -28,6 +31,17 @@ class _Port(NamedTuple):
     portid: int
     address: str
     port: int
+
+
+class Elsewhere(NamedTuple):
+    """A subsystem of another drive, as that drive describes it. `address`: literal."""
+
+    nqn: str
+    address: str
+    port: int
+    treq: int = _TREQ_NO_SQ_FLOW
+    asqsz: int = _ASQSZ
+    sectype: int = 0
 
 
 def _literal(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -49,6 +63,7 @@ class Discovery(Subsystem):
         self._subsystem = subsystem
         self._ports: list[_Port] = []
         self._referrals: list[Address] = []
+        self._elsewhere: list[bytes] = []  #: entries
         self._common_changes = 0
         self._changes: Counter[str] = Counter()  #: by hosts that an access list names
         self._set_ports(config.listeners, config.advertise)
@@ -78,6 +93,24 @@ class Discovery(Subsystem):
             self._referrals.remove(referral)
             self._changed_for_all()
 
+    def set_elsewhere(self, subsystems: Iterable[Elsewhere]) -> None:
+        """Tell every host of these too, but for what has our own name. ValueError: not a literal address."""
+        others = {each for each in subsystems if each.nqn != self._subsystem.nqn}
+        entries = [
+            _entry(
+                _SUBTYPE_NVM,
+                each.nqn,
+                _Port(ELSEWHERE_PORTID, str(_literal(each.address)), each.port),
+                treq=each.treq,
+                asqsz=each.asqsz,
+                sectype=each.sectype,
+            )
+            for each in sorted(others)
+        ]
+        if entries != self._elsewhere:
+            self._elsewhere = entries
+            self._changed_for_all()
+
     def access_changed(self, before: Hosts | None, after: Hosts | None) -> None:
         """The subsystem's access list is another. A change from or to "any host" is everyone's."""
         if before == after:
@@ -100,7 +133,7 @@ class Discovery(Subsystem):
 
     def discovery_page(self, hostnqn: str, local: Address) -> bytes:
         """Log page 70h for a host whose connection arrived at `local`."""
-        entries = [_entry(*record) for record in self._records(hostnqn, local)]
+        entries = [_entry(*record) for record in self._records(hostnqn, local)] + self._elsewhere
         genctr = 1 + self._common_changes + self._changes[hostnqn]
         return DISCOVERY_HEADER.pack(genctr=genctr, numrec=len(entries)) + b"".join(entries)
 
@@ -124,17 +157,20 @@ class Discovery(Subsystem):
                 yield port._replace(address=str(arrived))
 
 
-def _entry(subtype: int, nqn: str, port: _Port) -> bytes:
+def _entry(
+    subtype: int, nqn: str, port: _Port, *, treq: int = _TREQ_NO_SQ_FLOW, asqsz: int = _ASQSZ, sectype: int = 0
+) -> bytes:
     return DISCOVERY_ENTRY.pack(
         trtype=_TRTYPE_TCP,
         adrfam=1 if _literal(port.address).version == 4 else 2,
         subtype=subtype,
-        treq=_TREQ_NO_SQ_FLOW,
+        treq=treq,
         portid=port.portid,
         cntlid=DYNAMIC_CNTLID,
-        asqsz=_ASQSZ,
+        asqsz=asqsz,
         eflags=_EFLAGS_PERSISTENT if subtype == _SUBTYPE_THIS else 0,
         trsvcid=str(port.port).encode().ljust(32),
         subnqn=nqn.encode(),
         traddr=port.address.encode().ljust(256),
+        sectype=sectype,
     )

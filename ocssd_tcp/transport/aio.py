@@ -236,8 +236,7 @@ class Server:
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                if self._options.congestion:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._options.congestion.encode())
+                self._prepare(sock)
                 sock.bind((host, port))
                 sock.listen(BACKLOG)
             except OSError as error:
@@ -245,6 +244,22 @@ class Server:
                 raise OSError(error.errno, error.strerror, str(address)) from error
             bound.append(type(address)(host, sock.getsockname()[1]))
         return bound
+
+    def adopt(self, listener: socket.socket, kind: type[A]) -> A:
+        """Take over a TCP socket that listens already; its address. OSError, its `filename` the address."""
+        self._listeners.append(listener)
+        listener.setblocking(False)
+        address = kind(*listener.getsockname()[:2])
+        try:
+            self._prepare(listener)
+        except OSError as error:
+            self.close_listeners()
+            raise OSError(error.errno, error.strerror, str(address)) from error
+        return address
+
+    def _prepare(self, listener: socket.socket) -> None:
+        if self._options.congestion:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._options.congestion.encode())
 
     def close_listeners(self) -> None:
         """Listen no more."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ocssd_tcp.controller.discovery import ELSEWHERE_PORTID, Elsewhere
 from ocssd_tcp.wire.layouts import DISCOVERY_ENTRY, DISCOVERY_HEADER
 from ocssd_tcp.wire.opcodes import DISCOVERY_NQN, Admin, Cns, Feature, LogPage
 from ocssd_tcp.wire.status import Status
@@ -32,6 +33,19 @@ def entries(host: Host) -> list[dict[str, Any]]:
 def places(host: Host) -> list[tuple[int, str, str]]:
     """(SUBTYPE, TRADDR, TRSVCID) of each entry."""
     return [(e["subtype"], e["traddr"].decode().rstrip(), e["trsvcid"].decode().rstrip()) for e in entries(host)]
+
+
+def others(host: Host) -> list[tuple[str, str, int, int, int, int]]:
+    """(SUBNQN, TRADDR, PORTID, TREQ, ASQSZ, SECTYPE) of what other drives have."""
+    return [
+        (
+            e["subnqn"].rstrip(b"\0").decode(),
+            e["traddr"].decode().rstrip(),
+            *(e[name] for name in ("portid", "treq", "asqsz", "sectype")),
+        )
+        for e in entries(host)
+        if e["portid"] == ELSEWHERE_PORTID
+    ]
 
 
 def genctr(host: Host) -> int:
@@ -203,3 +217,34 @@ def test_discovery_controller_identifies_itself_only() -> None:
 
 def test_discovery_is_open_to_every_host() -> None:
     assert live_discovery(Target(allowed_hosts=[]), hostnqn=OTHER_HOSTNQN).cntlid == 1
+
+
+def test_subsystems_elsewhere_are_told_as_they_are_described() -> None:
+    target = Target()
+    host = live_discovery(target)
+    target.directory.discovery.set_elsewhere(
+        [Elsewhere("nqn.2014-08.org.example:b", "fd00::1", 4421), Elsewhere("nqn.b", "10.0.0.9", 8009, 1, 32, 2)]
+    )
+    assert others(host) == [
+        ("nqn.2014-08.org.example:b", "fd00::1", ELSEWHERE_PORTID, 4, 128, 0),
+        ("nqn.b", "10.0.0.9", ELSEWHERE_PORTID, 1, 32, 2),
+    ]
+    assert [e["adrfam"] for e in entries(host)] == [1, 1, 2, 1]
+    assert [e["subtype"] for e in entries(host)] == [2, 3, 2, 2]
+
+
+def test_a_drive_is_not_elsewhere_to_itself() -> None:
+    target = Target()
+    target.directory.discovery.set_elsewhere([Elsewhere(NQN, "10.0.0.9", 4420), Elsewhere("nqn.b", "10.0.0.9", 4421)])
+    assert [name for name, *_ in others(live_discovery(target))] == ["nqn.b"]
+
+
+def test_generation_counts_what_changes_elsewhere_whatever_its_order() -> None:
+    target = Target()
+    host = live_discovery(target)
+    a, b = Elsewhere("nqn.a", "10.0.0.9", 4420), Elsewhere("nqn.b", "10.0.0.9", 4421)
+    seen = [genctr(host)]
+    for told in ([a, b], [b, a, a], [b], [], []):
+        target.directory.discovery.set_elsewhere(told)
+        seen.append(genctr(host))
+    assert seen == [1, 2, 2, 3, 4, 4]

@@ -20,7 +20,8 @@ ARROWS: dict[str, set[str]] = {
     "cli.daemon": {"cli.ctl", "daemon", "config", "observe"},
     "cli.ctl": {"config"},
     "cli": {"host"},
-    "daemon": {"transport", "config", "observe"},
+    "daemon": {"transport", "config", "observe", "peers"},
+    "peers": {"controller", "host"},
     "config": {"ocssd"},
     "observe": {"transport", "config"},
     "transport": {"controller", "wire"},
@@ -36,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
 OPEN_TO_ALL = {"accel", ""}
 
 #: Where an event loop may be known.
-ASYNC_PLACES = ("cli/", "daemon.py", "host/client.py", "host/sync.py", "observe/", "transport/aio.py")
+ASYNC_PLACES = ("cli/", "daemon.py", "host/client.py", "host/sync.py", "observe/", "peers.py", "transport/aio.py")
 ASYNC_MODULES = {"asyncio", "uvloop"}
 LONGEST = 600
 
