@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check e2e bench docs clean
+.PHONY: help run test lint check e2e web bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: lint test ## what a change has to pass: lint and test
 
 e2e: $(VENV)/test ## boot a Linux guest and use the drive from it
 	$(BIN)/pytest tests/e2e -p no:cacheprovider
+
+web: $(VENV)/test ## open the live page in a browser (needs Debian's chromium and chromium-driver)
+	$(BIN)/pytest tests/e2e_web -p no:cacheprovider
 
 bench: $(VENV)/test ## measure the drive on this machine
 	$(BIN)/pytest tests/bench -p no:cacheprovider -s
