@@ -20,15 +20,17 @@ def geometry(controller: Controller, cmd: Command, data: bytes, now: float) -> R
     return Reply(data=(page,))
 
 
-@command(Queue.ADMIN, Admin.SET_LOG_PAGE, Transfer.HOST_TO_CONTROLLER, nsid=Nsid.ACTIVE, writes_media=True)
+@command(Queue.ADMIN, Admin.SET_LOG_PAGE, Transfer.HOST_TO_CONTROLLER, nsid=Nsid.HANDLER, writes_media=True)
 def set_log_page(controller: Controller, cmd: Command, data: bytes, now: float) -> Reply:
     """Overwrite whole entries of log page CAh; dwords as in Get Log Page. Only where the operator allowed it.
 
     All entries are checked before any is changed. Errors: not allowed 0/01h, another page 1/09h, an offset or a length
     that is not of whole entries inside the page, or an entry that cannot be, 0/02h; other data than that 0/0Fh.
     """
-    namespace = controller.namespaces[cmd.nsid]
-    if not namespace.allow_set_log_page:
+    namespace = controller.namespaces.get(cmd.nsid)
+    if namespace is None and any(known.allow_set_log_page for known in controller.namespaces.values()):
+        raise CommandError(Status.INVALID_NAMESPACE, location=SQE.offset("nsid"))
+    if namespace is None or not namespace.allow_set_log_page:
         raise CommandError(Status.INVALID_OPCODE, location=SQE.offset("opc"))
     if cmd.cdw10 & 0xFF != LogPage.CHUNK_INFORMATION:
         raise CommandError(Status.INVALID_LOG_PAGE, location=SQE.offset("cdw10"))
