@@ -356,6 +356,11 @@ class Server:
     def _sweep(self) -> None:
         now = self.loop.time()
         for connection, peer in list(self._peers.items()):
+            # libuv tells of a reset once and then forgets the socket, even if there was still something to read.
+            error = peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                peer.abandon(os.strerror(error))
+                continue
             deadline = connection.next_deadline()
             if deadline is not None and deadline <= now:
                 connection.on_timer(now)

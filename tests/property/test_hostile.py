@@ -26,6 +26,7 @@ from tests.support_target import (
     H2C_DATA,
     R2T,
     READ,
+    SMALL,
     STAGE,
     VECTOR_RESET,
     WRITE,
@@ -47,7 +48,7 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """One target for all: what one test does to it must not matter to the next."""
-    made = Target(tmp_path_factory.mktemp("hostile") / "drive")
+    made = Target(tmp_path_factory.mktemp("hostile") / "drive", [replace(SMALL, pe_cycles=0)])
     yield made
     made.close()
 
@@ -165,6 +166,46 @@ def test_header_that_never_ends_holds_a_few_bytes(target: Target, bystander: Hos
     host = intruder(bystander)
     host.io.feed(capsule(FLUSH, 1, nsid=1)[:fraction])
     assert len(host.io.connection.tail) == fraction
+
+
+def test_admin_session_cut_at_every_byte_leaves_nothing_behind(target: Target, bystander: Host) -> None:
+    """Conformance 39."""
+    host = intruder(bystander)
+    for wire in host.wires.values():
+        wire.cut()
+    enable, identify = host.fabrics_pdu(0x00, 0x14, 0x00460001), capsule(0x06, 9, cdw10=1, sgl_length=4096)
+    session = icreq() + host.connect_pdu(0) + enable + identify
+    n_associations = len(target.directory.associations)
+    for end in range(len(session) + 1):
+        wire = target.wire()
+        wire.feed(session[:end])
+        wire.cut()
+        assert len(target.directory.associations) == n_associations
+    assert_serves(bystander)
+
+
+def test_io_session_cut_at_every_byte_keeps_what_was_acknowledged_and_nothing_else(
+    target: Target, bystander: Host
+) -> None:
+    """Conformance 39: in-capsule data, an R2T, its data in two PDUs, and a read behind it."""
+    host = intruder(bystander, dgst=3)
+    data = pattern(2 * UNIT, 5)
+    session = capsule(WRITE, 1, data[:UNIT], dgst=3, nsid=1, slba=192, cdw12=3)
+    session += capsule(WRITE, 2, dgst=3, nsid=1, slba=196, cdw12=3, sgl_length=UNIT)
+    first, second = data[UNIT : UNIT + 512], data[UNIT + 512 :]
+    session += h2c(2, 1, 0, first, dgst=3, last=False) + h2c(2, 1, 512, second, dgst=3)
+    session += capsule(READ, 3, dgst=3, nsid=1, slba=192, cdw12=7, sgl_length=2 * UNIT)
+    for end in range(len(session) + 1):
+        wire = host.connect_io(2)
+        wire.feed(session[:end])
+        done = [answer.cid for answer in wire.take(3) if answer.kind == CAPSULE_RESP]
+        wire.cut()
+        n_blocks = 4 * sum(cid in done for cid in (1, 2))
+        assert target.chunks()[3] == ((4, n_blocks) if n_blocks else (1, 0))
+        assert host.read(192, 8) == data[: n_blocks * 512].ljust(2 * UNIT, b"\0")
+        if n_blocks:
+            assert host.status(VECTOR_RESET, slba=192) == 0
+    assert_serves(bystander)
 
 
 # --- floods -------------------------------------------------------------------------------------------------
