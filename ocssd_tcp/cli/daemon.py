@@ -128,17 +128,25 @@ def announcer(config: Config) -> Callable[[str, Sequence[Address]], None]:
 
     def announce(nqn: str, addresses: Sequence[Address]) -> None:
         listening = ", ".join(map(str, addresses))
-        near = _reachable((*config.target.advertise, *addresses)[0])
+        near = (*config.target.advertise, *addresses)[0].nearby
         geometries = [namespace.geometry for namespace in config.namespaces]
         capacity = sum(geometry.ncap * geometry.block_bytes for geometry in geometries)
         click.echo(
             f"{config.drive.path}: {capacity / (1 << 30):.1f} GiB, {len(config.namespaces)} namespace(s), "
-            f"listening on {listening}\n"
+            f"listening on {listening}{_warning(config, addresses)}\n"
             f"  from a Linux host:       nvme connect -t tcp -a {near.host} -s {near.port} -n {shlex.quote(nqn)}\n"
             f"  without kernel or root:  {_tool()} info -a {near}"
         )
 
     return announce
+
+
+def _warning(config: Config, addresses: Sequence[Address]) -> str:
+    """What somebody who listens on all addresses should know."""
+    if all(address.nearby == address for address in addresses):
+        return ""
+    who = "anybody" if config.target.allowed_hosts is None else "any host that gives itself an allowed name"
+    return f"\n  that is on all addresses: {who} who reaches this machine can use the drive"
 
 
 def _tool() -> str:
@@ -147,11 +155,6 @@ def _tool() -> str:
     if shutil.which("ocssd") or not beside.exists():
         return "ocssd"
     return shlex.quote(os.path.relpath(beside))
-
-
-def _reachable(address: Address) -> Address:
-    """Where a host on this machine connects to; "all addresses" is none that can be connected to."""
-    return address._replace(host={"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host))
 
 
 def explain(error: OSError, config: Config) -> str | None:

@@ -37,6 +37,11 @@ class Address(NamedTuple):
         """As it is written in the configuration: an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def nearby(self) -> Address:
+        """Where a host on this machine connects to: "all addresses" is none that can be connected to."""
+        return self._replace(host={"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host))
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

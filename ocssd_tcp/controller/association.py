@@ -366,12 +366,17 @@ class Association:
             if self._keep_alive.expired(now, traffic):
                 self.end("keep alive timeout")
 
+    def log(self, event: str, **details: object) -> None:
+        """A line about this controller. Peers, monitors and hosts come and go on discovery controllers all day long."""
+        write = _log.debug if self.discovery else _log.info
+        write(event, subnqn=self.subnqn, cntlid=self.cntlid, hostnqn=self.hostnqn, **details)
+
     def end(self, why: str) -> None:
         """Close every connection and free the controller. In-flight commands get no answer."""
         if self.ended:
             return
         self.ended = True
-        _log.info("controller ended", subnqn=self.subnqn, cntlid=self.cntlid, hostnqn=self.hostnqn, why=why)
+        self.log("controller ended", why=why)
         self.registers.ready_event(Event.FAIL)
         self._keep_alive.stop()
         self._association_deadline = None

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import structlog
-
 from ocssd_tcp.commands.context import Address, Health, SubsystemConfig
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.registry import Command, Reply
@@ -22,8 +20,6 @@ from ocssd_tcp.wire.status import CommandError, Status
 _IN_DATA = 1 << 16  #: IATTR: the offset is in the data, not in the SQE
 _CATTR_NO_SQ_FLOW = 1 << 2
 _MAX_NQN_BYTES = 223
-
-_log = structlog.get_logger(__name__)
 
 
 def _invalid(layout: Layout, field: str) -> CommandError:
@@ -109,13 +105,7 @@ class Directory:
         else:
             association = self._connect_admin(request, now)
             queue = self._add_queue(association, connection, request)
-            _log.info(
-                "controller connected",
-                subnqn=association.subnqn,
-                cntlid=association.cntlid,
-                hostnqn=association.hostnqn,
-                kato_ms=association.kato_ms,
-            )
+            association.log("controller connected", kato_ms=association.kato_ms)
         association.traffic = True
         return queue, Reply(dw0=association.cntlid)
 

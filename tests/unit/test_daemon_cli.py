@@ -171,6 +171,24 @@ def test_the_operator_is_told_how_to_connect(
 
 
 @pytest.mark.parametrize(
+    ("listening", "overrides", "warning"),
+    [
+        (["127.0.0.1", "::1"], [], ""),
+        (["0.0.0.0"], [], "on all addresses: anybody who reaches this machine can use the drive"),
+        (["127.0.0.1", "::"], [], "on all addresses: anybody who reaches this machine can use the drive"),
+        (["::"], ['target.allowed_hosts=["nqn.2014-08.org.example:h"]'], "any host that gives itself an allowed name"),
+    ],
+)
+def test_a_drive_on_all_addresses_says_so(
+    listening: list[str], overrides: list[str], warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announcer(load(None, overrides))("nqn", [Address(host, 4420) for host in listening])
+    said = capsys.readouterr().out
+    assert warning in said
+    assert ("all addresses" in said) == bool(warning)
+
+
+@pytest.mark.parametrize(
     ("error", "parts"),
     [
         (OSError(errno.EADDRINUSE, "in use", "127.0.0.1:4420"), ["127.0.0.1:4420 is in use: stop the other process"]),

@@ -19,6 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"cli.daemon"},
     "cli.daemon": {"cli.ctl", "daemon", "config", "observe"},
     "cli.ctl": {"config"},
+    "cli.health": {"config"},
     "cli": {"host"},
     "daemon": {"transport", "config", "observe", "peers"},
     "peers": {"controller", "host"},
