@@ -98,15 +98,12 @@ class Drive:
         """Live controllers."""
         return [] if self.directory is None else self.directory.associations
 
-    def queue_depths(self, association: Association | None = None) -> list[int]:
-        """Commands under way on each I/O queue, of one controller or of all."""
+    def queue_depths(self) -> list[tuple[Association, int]]:
+        """Commands under way on each I/O queue, and the controller it belongs to."""
         return [
-            len(connection.executor.outstanding)
+            (connection.queue.association, len(connection.executor.outstanding))
             for connection in self.server.connections
-            if connection.executor is not None
-            and connection.queue is not None
-            and connection.queue.qid > 0
-            and association in (None, connection.queue.association)
+            if connection.executor is not None and connection.queue is not None and connection.queue.qid > 0
         ]
 
     # --- the heartbeat ------------------------------------------------------------------------------------

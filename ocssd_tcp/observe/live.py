@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ from ocssd_tcp import __version__
 from ocssd_tcp.accel import engine_name
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.tally import Tally
+from ocssd_tcp.controller.association import Association
 from ocssd_tcp.observe.drive import Drive
 from ocssd_tcp.observe.logging import RECENT, Recent
 from ocssd_tcp.observe.metrics import QUANTILES, namespace_tally, opcode_name, status_name
@@ -115,13 +117,16 @@ class Live:
 
     def _controllers(self) -> Json:
         associations = self._drive.associations
+        depths: Counter[Association] = Counter()
+        for association, depth in self._drive.queue_depths():
+            depths[association] += depth
         listed = [
             {
                 "cntlid": association.cntlid,
                 "hostnqn": association.hostnqn,
                 "discovery": association.discovery,
                 "queues": sum(1 for qid in association.queues if qid),
-                "depth": sum(self._drive.queue_depths(association)),
+                "depth": depths[association],
                 "errors": association.error_count,
                 "kato_ms": association.kato_ms,
             }

@@ -168,7 +168,7 @@ def _queues(scrape: Scrape) -> Iterable[Sample]:
     "stat",
 )  # fmt: skip
 def _queue_depth(scrape: Scrape) -> Iterable[Sample]:
-    depths = scrape.drive.queue_depths()
+    depths = [depth for _, depth in scrape.drive.queue_depths()]
     yield ("sum",), sum(depths)
     yield ("max",), max(depths, default=0)
 

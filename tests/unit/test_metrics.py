@@ -16,8 +16,8 @@ from ocssd_tcp.media.filters.faults import FaultInjector
 from ocssd_tcp.media.ops import Extent
 from ocssd_tcp.observe.drive import Drive, Phase
 from ocssd_tcp.observe.metrics import FAMILIES, Exporter, Kind
-from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.fault_rules import FaultKind, FaultRule
+from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.layouts import NotificationState
 from tests.support_observe import watched
 from tests.support_target import SMALL, VECTOR_RESET, WRITE, Target, capsule
@@ -174,9 +174,10 @@ def test_a_metric_is_named_as_prometheus_wants_it() -> None:
 
 def test_the_manual_lists_every_metric_and_no_other() -> None:
     rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `ocssd_")]
+    labels = [", ".join(f"`{label}`" for label in family.labels) for family in FAMILIES]
     assert rows == [
-        f"| `{family.name}` | {family.kind.value} | {', '.join(f'`{label}`' for label in family.labels)} | {family.doc} |"
-        for family in FAMILIES
+        f"| `{family.name}` | {family.kind.value} | {names} | {family.doc} |"
+        for family, names in zip(FAMILIES, labels, strict=True)
     ]
 
 
