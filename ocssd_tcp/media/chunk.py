@@ -58,13 +58,3 @@ def reset_refusals(geometry: Geometry) -> dict[int, MediaStatus]:
     if not geometry.early_reset:
         refusals[ChunkState.OPEN] = MediaStatus.INVALID_RESET
     return refusals
-
-
-def resets_of(wli: int, pe_cycles: int) -> int:
-    """The fewest resets that a wear index stands for."""
-    return -(-wli * pe_cycles // 255)
-
-
-def wear_index(resets: int, pe_cycles: int) -> int:
-    """WLI: 0 new to 255 end of life, where the last of `pe_cycles` resets takes the chunk. 0 cycles: no wear."""
-    return min(resets * 255 // pe_cycles, 255) if pe_cycles else 0

@@ -13,14 +13,17 @@ import contextlib
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from ocssd_tcp.media.flushed import FlushedCopy
 from ocssd_tcp.media.memory import PAGE, round_up
 from ocssd_tcp.media.superblock import VERSION, NamespaceSuperblock, StoreError, replace_file, sync_folder
-from ocssd_tcp.media.table import ENTRY_BYTES, ChunkShape, fresh_table
+from ocssd_tcp.media.table import ENTRY_BYTES, ChunkShape, Entries, fresh_table
 from ocssd_tcp.ocssd.geometry import Geometry
-from ocssd_tcp.ocssd.layouts import ChunkType
+from ocssd_tcp.ocssd.layouts import ChunkState, ChunkType
+from ocssd_tcp.ocssd.states import ChunkStates
 from ocssd_tcp.structdef import Layout, raw, reserved, u32
 
 CHUNKS_HEADER = Layout(
@@ -117,8 +120,13 @@ class NamespaceFiles:
             raise StoreError(path, f"is too short: {size} bytes, not {n_bytes}")
         return fd
 
-    def create(self, superblock: NamespaceSuperblock, shapes: Mapping[int, ChunkShape]) -> None:
-        """Make the folder and all files, the superblock last. StoreError if something else lies there. OSError."""
+    def create(
+        self, superblock: NamespaceSuperblock, shapes: Mapping[int, ChunkShape], states: ChunkStates | None = None
+    ) -> None:
+        """Make the folder and all files, the superblock last. StoreError if something else lies there. OSError.
+
+        `states`: what the chunks are to begin with; it decides over `shapes`.
+        """
         os.makedirs(self.folder, exist_ok=True)
         foreign = sorted(name for name in os.listdir(self.folder) if not OWN_FILES.fullmatch(name))
         if foreign:
@@ -126,21 +134,43 @@ class NamespaceFiles:
         for name in os.listdir(self.folder):
             os.unlink(os.path.join(self.folder, name))
         for pu in range(self.geometry.n_pu):
-            self._create_pu(pu, superblock.uuid, shapes)
+            table, resets = self._first_table(pu, shapes, states)
+            self._create_pu(pu, superblock.uuid, table, resets)
         sync_folder(self.folder)
         replace_file(self.superblock, superblock.pack())
         sync_folder(os.path.dirname(self.folder))
 
-    def _create_pu(self, pu: int, identity: uuid.UUID, shapes: Mapping[int, ChunkShape]) -> None:
+    def _first_table(
+        self, pu: int, shapes: Mapping[int, ChunkShape], states: ChunkStates | None
+    ) -> tuple[Entries, bytes]:
+        """The entries and the reset counts of a parallel unit of a new drive."""
         entries = fresh_table(self.geometry, pu, shapes)
-        table = entries.tobytes()
-        payload = table + bytes(self.wear_bytes)
+        if states is None:
+            return entries, bytes(self.wear_bytes)
+        own = slice(pu * self.geometry.num_chk, (pu + 1) * self.geometry.num_chk)
+        for name in ("cs", "ct", "wli", "cnlb", "wp"):
+            entries[name] = getattr(states, name)[own]
+        return entries, states.resets[own].tobytes()
+
+    def _create_pu(self, pu: int, identity: uuid.UUID, entries: Entries, resets: bytes) -> None:
+        table = entries.tobytes() + resets
+        payload = table
         if (entries["ct"] & ChunkType.RANDOM).any():
             self._make(pu, "map", bytes(self.map_bytes), is_allocated=True)
             payload += bytes(self.map_bytes)
         self._make(pu, "data", b"", n_bytes=self.data_bytes)
+        self._allocate(pu, np.flatnonzero(entries["cs"] == ChunkState.OPEN))
         self._make(pu, "chunks", self.header(pu, identity) + table, n_bytes=self.chunks_bytes, is_allocated=True)
         self.flushed(pu).create(payload)
+
+    def _allocate(self, pu: int, chks: Iterable[int]) -> None:
+        """Give chunks that are open from the start their space, as those that are opened get it."""
+        fd = os.open(self.path(pu, "data"), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for chk in chks:
+                os.posix_fallocate(fd, int(chk) * self.chunk_bytes, self.chunk_bytes)
+        finally:
+            os.close(fd)
 
     def _make(self, pu: int, kind: str, head: bytes, *, n_bytes: int = 0, is_allocated: bool = False) -> None:
         """A new, durable file. `is_allocated`: a full disk must not show later, when the map is written through."""

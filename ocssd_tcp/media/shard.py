@@ -17,8 +17,6 @@ from ocssd_tcp.media.chunk import (
     OPEN_SEQUENTIAL,
     TRANSITIONS,
     ChunkEvent,
-    resets_of,
-    wear_index,
 )
 from ocssd_tcp.media.events import Notice
 from ocssd_tcp.media.flushed import FlushedCopy
@@ -29,6 +27,7 @@ from ocssd_tcp.media.snapshot import Snapshot
 from ocssd_tcp.media.table import ENTRY_BYTES
 from ocssd_tcp.media.written import WrittenMap
 from ocssd_tcp.ocssd.layouts import WP_UNDEFINED, ChunkState, ChunkType, NotificationState
+from ocssd_tcp.ocssd.wear import resets_of, wear_index
 
 #: Most bytes of a chunk whose pages are asked for when it opens: more would hold up the loop for too long.
 POPULATE_BYTES = 16 << 20

@@ -40,6 +40,7 @@ from ocssd_tcp.media.written import WrittenMap
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.layouts import ChunkState, ChunkType
+from ocssd_tcp.ocssd.states import ChunkStates
 
 __all__ = ["ChunkShape", "Store", "StoreError", "open_store"]
 
@@ -135,13 +136,15 @@ def open_store(
     syncer: Syncer | None = None,
     keep_allocated: int = 64,
     shapes: Mapping[int, Mapping[int, ChunkShape]] | None = None,
+    states: Mapping[int, ChunkStates] | None = None,
     failed_units: Collection[int] = (),
 ) -> Store:
     """Open the drive in the folder `path`, one namespace for each geometry; with `create`, make what is not there.
 
     `uuids`: of the namespaces; where None or absent, one is made and kept. `syncer`: where flushes wait (default: they
     block). `keep_allocated`: chunks without data that keep their space, for each namespace. `shapes`: namespace index
-    -> flat chunk -> what makes it different, for namespaces that are made. `failed_units`: namespace indices whose
+    -> flat chunk -> what makes it different, for namespaces that are made. `states`:
+    namespace index -> what their chunks are to begin with. `failed_units`: namespace indices whose
     parallel units shall all have a written map, without which no write can skip a unit.
 
     StoreError: in use by another process, missing, damaged, other than asked for, too large, or no drive at all.
@@ -163,7 +166,11 @@ def open_store(
             for index, geometry in enumerate(geometries):
                 wanted = uuids[index] if index < len(uuids) else None
                 differing = (shapes or {}).get(index, {})
-                namespaces.append(_find_namespace(path, index, geometry, wanted, create=create, shapes=differing))
+                first = (states or {}).get(index)
+                namespace = _find_namespace(
+                    path, index, geometry, wanted, create=create, shapes=differing, states=first
+                )
+                namespaces.append(namespace)
             for index in failed_units:
                 namespaces[index].files.add_maps()
             _refuse_more(path, len(geometries))
@@ -238,6 +245,7 @@ def _find_namespace(
     *,
     create: bool,
     shapes: Mapping[int, ChunkShape],
+    states: ChunkStates | None,
 ) -> _OpenNamespace:
     """A namespace whose superblock is what was asked for; made if it is not there."""
     files = NamespaceFiles(os.path.join(path, f"ns-{index + 1}"), geometry)
@@ -245,7 +253,7 @@ def _find_namespace(
         if not create:
             raise StoreError(files.folder, "the drive has no such namespace")
         superblock = NamespaceSuperblock(wanted or uuid.uuid4(), bytes(16), True, geometry)
-        files.create(superblock, shapes)
+        files.create(superblock, shapes, states)
         return _OpenNamespace(files, superblock, [])
     superblock = read_namespace(files.superblock)
     difference = differences(files.superblock, superblock.geometry, geometry)

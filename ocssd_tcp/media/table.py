@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR, WP_UNDEFINED, ChunkState, ChunkType
+from ocssd_tcp.ocssd.wear import wear_indices
 
 Entries = NDArray[Any]
 
@@ -84,7 +85,7 @@ def normalise(entries: Entries, resets: NDArray[np.uint32], pe_cycles: int) -> N
     state[emptied] = ChunkState.FREE
     wp[state == ChunkState.OFFLINE] = WP_UNDEFINED
     if pe_cycles:
-        entries["wli"] = np.minimum(resets.astype(np.uint64) * np.uint64(255) // np.uint64(pe_cycles), 255)
+        entries["wli"] = wear_indices(resets, pe_cycles)
 
 
 def first_fault(entries: Entries, geometry: Geometry, pu: int, first: int = 0) -> str | None:

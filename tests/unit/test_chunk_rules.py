@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ocssd_tcp.media.chunk import TRANSITIONS, ChunkEvent, wear_index
+from ocssd_tcp.media.chunk import TRANSITIONS, ChunkEvent
 from ocssd_tcp.media.ops import Extent, MediaStatus, OpKind
 from ocssd_tcp.media.table import ChunkShape
 from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.ocssd.layouts import WP_UNDEFINED, ChunkState, ChunkType
+from ocssd_tcp.ocssd.wear import wear_index
 from tests.support_media import TINY, Probe, make_store
 
 OK = MediaStatus.OK
