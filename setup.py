@@ -1,4 +1,4 @@
-"""The compiled engine, an optional part of the build: without a compiler, or without Cython, the package is pure Python.
+"""The compiled engine, an optional part of the build: without a compiler or Cython the package is pure Python.
 
 Everything else is in pyproject.toml.
 """
@@ -35,7 +35,10 @@ class BuildTwin(build_ext):
         finally:
             sys.path.remove(str(ROOT))
         self.distribution.ext_modules = cythonize(
-            self.distribution.ext_modules, include_path=[str(GENERATED)], build_dir=str(GENERATED), quiet=True
+            self.distribution.ext_modules,
+            include_path=[str(GENERATED), "ocssd_tcp/accel"],
+            build_dir=str(GENERATED),
+            quiet=True,
         )
         for extension in self.distribution.ext_modules:
             extension.optional = True
@@ -47,7 +50,7 @@ setup(
             "ocssd_tcp.accel._twin",
             ["ocssd_tcp/accel/_twin.pyx"],
             include_dirs=[str(GENERATED), "ocssd_tcp/accel"],
-            depends=["ocssd_tcp/accel/crc32c.h"],
+            depends=[f"ocssd_tcp/accel/{name}" for name in ("crc32c.h", "output.pxi", "space.pxi")],
             extra_compile_args=["-O2"],
             optional=True,
         )

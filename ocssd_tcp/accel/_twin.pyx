@@ -18,6 +18,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ocssd_tcp.controller.registers import Ready
+from ocssd_tcp.transport.tracing import TracedCommand
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer
 
 include "layouts.pxi"
@@ -29,9 +30,16 @@ cdef extern from "crc32c.h" nogil:
 cdef extern from *:
     """
     #include <sys/uio.h>
+    #include <time.h>
     static inline uint64_t load_u64(const void *at) { uint64_t word; memcpy(&word, at, sizeof word); return word; }
     static inline uint32_t load_u32(const void *at) { uint32_t word; memcpy(&word, at, sizeof word); return word; }
     static inline void store_u32(void *at, uint32_t word) { memcpy(at, &word, sizeof word); }
+    static inline uint64_t now_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (uint64_t)now.tv_sec * 1000000000u + now.tv_nsec;
+    }
+    static inline void publish_u32(void *at, uint32_t word) { __atomic_store_n((uint32_t *)at, word, __ATOMIC_RELEASE); }
     /* Data first, then wp, whatever the compiler would like better: a killed process leaves no hole below wp. */
     static inline void publish_u64(void *at, uint64_t word) { __atomic_store_n((uint64_t *)at, word, __ATOMIC_RELEASE); }
     """
@@ -44,12 +52,13 @@ cdef extern from *:
     uint32_t load_u32(const void *at) nogil
     void store_u32(void *at, uint32_t word) nogil
     void publish_u64(void *at, uint64_t word) nogil
+    void publish_u32(void *at, uint32_t word) nogil
+    uint64_t now_ns() nogil
+
+include "output.pxi"
+include "space.pxi"
 
 cdef enum:
-    PIECES = 1024  # of one writev (Linux)
-    PIECES_PER_PDU = MAX_VECTOR_LBAS + 4
-    ARENA_BYTES = 64 * 1024
-    ARENA_BYTES_PER_PDU = 128
     FUA = 1 << 30
     PSDT_SGL = 0x40
 
@@ -66,79 +75,16 @@ cdef enum:
     ELSEWHERE = 2  # nothing was done
     FAILED = 3  # an exception, which is our bug
 
-cdef struct Run:
-    uint32_t chunk  # address chunk
-    uint32_t lblk
-    uint32_t n_blocks
-    uint8_t *place
-
 cdef struct Write:
     void *space  # a Space that its processor keeps
+    uint64_t arrival  # for the trace; 0: not recorded
     uint32_t length
     uint32_t received
     int n_runs
     sqe command
     Run runs[0]
 
-cdef struct Output:
-    iovec pieces[PIECES]
-    uint8_t arena[ARENA_BYTES]
-    int n
-    size_t used
-    size_t n_bytes
-    uint8_t *joined  # where the last piece ends, if it is one of the arena
-
-#: Answers on their way into a send queue or a socket: one for all connections, as one is served at a time.
-cdef Output out
-
-
-cdef inline uint8_t *add_header(size_t n_bytes) noexcept nogil:
-    """`n_bytes` of the arena, zeros, as the next piece or the end of the last."""
-    cdef uint8_t *at = out.arena + out.used
-    memset(at, 0, n_bytes)
-    if out.joined == at:
-        out.pieces[out.n - 1].iov_len += n_bytes
-    else:
-        out.pieces[out.n].iov_base = at
-        out.pieces[out.n].iov_len = n_bytes
-        out.n += 1
-    out.used += n_bytes
-    out.n_bytes += n_bytes
-    out.joined = at + n_bytes
-    return at
-
-
-cdef inline void add_piece(void *at, size_t n_bytes) noexcept nogil:
-    out.pieces[out.n].iov_base = at
-    out.pieces[out.n].iov_len = n_bytes
-    out.n += 1
-    out.n_bytes += n_bytes
-    out.joined = NULL
-
-
-cdef inline void clear_output() noexcept nogil:
-    out.n = 0
-    out.used = out.n_bytes = 0
-    out.joined = NULL
-
-
-cdef inline bint output_is_full() noexcept nogil:
-    return out.n > PIECES - PIECES_PER_PDU or out.used > ARENA_BYTES - ARENA_BYTES_PER_PDU
-
-
-cdef void strike_off(size_t sent) noexcept:
-    """Move what has not been sent to the front of the pieces."""
-    cdef int first = 0, i
-    out.n_bytes -= sent
-    while sent and sent >= out.pieces[first].iov_len:
-        sent -= out.pieces[first].iov_len
-        first += 1
-    for i in range(first, out.n):
-        out.pieces[i - first] = out.pieces[i]
-    out.n -= first
-    out.pieces[0].iov_base = <uint8_t *>out.pieces[0].iov_base + sent
-    out.pieces[0].iov_len -= sent
-    out.joined = NULL
+cdef object READY = Ready.READY
 
 
 cdef inline uint64_t first_word(int kind, int flags, int hlen, int pdo) noexcept nogil:
@@ -146,160 +92,10 @@ cdef inline uint64_t first_word(int kind, int flags, int hlen, int pdo) noexcept
     return <uint64_t>kind | flags << 8 | hlen << 16 | <uint64_t>pdo << 24
 
 
-cdef uint64_t address_of(object view) except? 0:
-    """Where a buffer that its owner keeps is."""
-    cdef Py_buffer buffer
-    PyObject_GetBuffer(view, &buffer, PyBUF_SIMPLE)
-    cdef uint64_t address = <uint64_t>buffer.buf
-    PyBuffer_Release(&buffer)
-    return address
-
-
-cdef object READY = Ready.READY
-
-
-cdef class Space:
-    """A namespace as the processor needs it: its tables by address, and what is to be counted."""
-
-    cdef object namespace, engine, tables, nsid
-    cdef list shards
-    cdef uint32_t *readable
-    cdef const uint64_t *address
-    cdef const uint64_t *table
-    cdef uint32_t *reserved
-    cdef uint64_t nsze, n_chunks
-    cdef uint32_t lbk_len, lbk_mask, chk_len, chk_mask, stride, ws_min, mw_cunits
-    cdef uint64_t reads, vector_reads, blocks_read, writes, vector_writes, blocks_written
-
-    def __init__(self, nsid, namespace):
-        geometry, engine = namespace.geometry, namespace.engine
-        self.nsid, self.namespace, self.engine, self.shards = nsid, namespace, engine, engine.shard_at
-        self.tables = tables = engine.tables
-        self.readable = <uint32_t *>address_of(tables.readable)
-        self.address = <const uint64_t *>address_of(tables.address)
-        self.table = <const uint64_t *>address_of(tables.table)
-        self.reserved = <uint32_t *>address_of(tables.reserved)
-        self.nsze, self.n_chunks = geometry.nsze, engine.n_address_chunks
-        self.lbk_len, self.lbk_mask = geometry.lbk_len, (1 << geometry.lbk_len) - 1
-        self.chk_len, self.chk_mask = geometry.chk_len, (1 << geometry.chk_len) - 1
-        self.stride, self.ws_min, self.mw_cunits = geometry.block_stride, geometry.ws_min, geometry.mw_cunits
-
-    cdef bint is_plain(self) except -1:
-        """Whether no filter stands around the media."""
-        return self.namespace.media is self.engine
-
-    cdef int count(self) except -1:
-        """Add to the namespace's counters."""
-        counters = self.namespace.counters
-        if self.reads:
-            counters.reads += self.reads
-            counters.blocks_read += self.blocks_read
-            if self.vector_reads:
-                counters.vector_reads += self.vector_reads
-        if self.writes:
-            counters.writes += self.writes
-            counters.blocks_written += self.blocks_written
-            if self.vector_writes:
-                counters.vector_writes += self.vector_writes
-        self.reads = self.vector_reads = self.blocks_read = 0
-        self.writes = self.vector_writes = self.blocks_written = 0
-        return 0
-
-    cdef int cut(self, const uint64_t *lbas, int n, Run *runs) noexcept nogil:
-        """Cut a list into runs of adjacent LBAs of one chunk each; their number, 0 if an LBA is no address."""
-        cdef int i, count = 0
-        cdef Run *run = runs
-        for i in range(n):
-            if lbas[i] >= self.nsze:
-                return 0
-            if i and lbas[i] == lbas[i - 1] + 1 and lbas[i] & self.lbk_mask:
-                run.n_blocks += 1
-                continue
-            run = &runs[count]
-            count += 1
-            run.chunk = <uint32_t>(lbas[i] >> self.lbk_len)
-            run.lblk = <uint32_t>(lbas[i] & self.lbk_mask)
-            run.n_blocks = 1
-        return count
-
-    cdef bint find(self, Run *runs, int n) noexcept nogil:
-        """Where the blocks of runs are; False if some cannot be read plainly."""
-        cdef int i
-        for i in range(n):
-            if <uint64_t>runs[i].lblk + runs[i].n_blocks > self.readable[runs[i].chunk]:
-                return False
-            runs[i].place = <uint8_t *>self.address[runs[i].chunk] + <uint64_t>runs[i].lblk * self.stride
-        return True
-
-    cdef chunk_descriptor *appendable(self, uint32_t chunk, uint32_t lblk) noexcept:
-        """The entry of an Open sequential chunk of an open drive, if its wp is `lblk`."""
-        cdef chunk_descriptor *entry
-        if chunk >= self.n_chunks or not self.address[chunk] or self.shards[chunk >> self.chk_len] is None:
-            return NULL
-        entry = <chunk_descriptor *>self.table[chunk >> self.chk_len] + (chunk & self.chk_mask)
-        if (entry.cs | entry.ct << 8) & KIND_MASK != OPEN_SEQUENTIAL or entry.wp != lblk:
-            return NULL
-        return entry
-
-    cdef bint reserve(self, Run *runs, int n) except -1:
-        """As the engine's `reserve_run` and `reserve_runs`, which are asked where a chunk is not Open and idle."""
-        cdef int i, done = 0
-        cdef Run *run
-        cdef chunk_descriptor *entry
-        for i in range(n):
-            run = &runs[i]
-            entry = self.appendable(run.chunk, run.lblk)
-            if not entry or self.reserved[run.chunk] or run.n_blocks % self.ws_min:
-                break
-            if <uint64_t>run.lblk + run.n_blocks > entry.cnlb:
-                break
-            run.place = <uint8_t *>self.address[run.chunk] + <uint64_t>run.lblk * self.stride
-            self.reserved[run.chunk] = run.lblk + run.n_blocks
-            done += 1
-        if done == n:
-            return True
-        for i in range(done):
-            self.reserved[runs[i].chunk] = 0
-        if n == 1:
-            runs[0].place = <uint8_t *><uint64_t>self.engine.reserve_run(runs[0].chunk, runs[0].lblk, runs[0].n_blocks)
-            return runs[0].place != NULL
-        places = self.engine.reserve_runs(as_tuples(runs, n))
-        if not places:
-            return False
-        for i in range(n):
-            runs[i].place = <uint8_t *><uint64_t>places[i]
-        return True
-
-    cdef bint commit(self, const Run *runs, int n) except -1:
-        """As the engine's `commit_run` and `commit_runs`, which are asked where a chunk opens or fills."""
-        cdef int i
-        cdef uint64_t wp
-        cdef chunk_descriptor *entry
-        for i in range(n):
-            wp = <uint64_t>runs[i].lblk + runs[i].n_blocks
-            entry = self.appendable(runs[i].chunk, runs[i].lblk)
-            if not entry or self.reserved[runs[i].chunk] != wp or wp >= entry.cnlb:
-                if n == 1:
-                    return self.engine.commit_run(runs[0].chunk, runs[0].lblk, runs[0].n_blocks)
-                return self.engine.commit_runs(as_tuples(runs, n))
-        for i in range(n):
-            wp = <uint64_t>runs[i].lblk + runs[i].n_blocks
-            entry = self.appendable(runs[i].chunk, runs[i].lblk)
-            publish_u64(&entry.wp, wp)
-            self.readable[runs[i].chunk] = <uint32_t>(wp - self.mw_cunits) if wp > self.mw_cunits else 0
-            self.reserved[runs[i].chunk] = 0
-            (<object>self.shards[runs[i].chunk >> self.chk_len]).is_dirty = True
-        return True
-
-
-cdef list as_tuples(const Run *runs, int n):
-    return [(runs[i].chunk, runs[i].lblk, runs[i].n_blocks) for i in range(n)]
-
-
 cdef class Processor:
     """The processor of one I/O queue. The same contract as `transport.batch.BatchProcessor`."""
 
-    cdef object connection, queue, association, registers, responder, tx
+    cdef object connection, queue, association, subsystem, registers, responder, tx
     cdef bytearray buffer  # the receive buffer; never resized
     cdef dict outstanding, namespaces, spaces
     cdef list kept  # every Space that a Write may point to
@@ -330,6 +126,12 @@ cdef class Processor:
     cdef int completed
     cdef int write_cache  # -1: not asked yet
     cdef Stop stop
+    # The trace that is on, while a buffer is walked.
+    cdef object ring
+    cdef trace_record *records  # NULL: none
+    cdef uint32_t record_mask, first_record, next_record
+    cdef uint64_t moment
+    cdef uint16_t cntlid, qid
 
     def __cinit__(self):
         self.last_tag = -1
@@ -337,6 +139,7 @@ cdef class Processor:
     def __init__(self, connection, queue, int64_t in_capsule_bytes, outstanding):
         encoder = connection.encoder
         self.connection, self.queue, self.association = connection, queue, queue.association
+        self.subsystem, self.cntlid, self.qid = self.association.subsystem, self.association.cntlid, queue.qid
         self.registers, self.responder, self.tx = queue.association.registers, connection.responder, connection.tx
         self.buffer = connection.rx.data
         self.outstanding, self.namespaces, self.spaces, self.kept = outstanding, self.association.namespaces, {}, []
@@ -405,6 +208,11 @@ cdef class Processor:
         transfer = RunTransfer(ttag, cid, command, space.namespace, as_tuples(write.runs, write.n_runs), places)
         transfer.skip(write.received)
         self.connection.transfers[ttag] = self.outstanding[cid] = transfer
+        if write.arrival:
+            command_lba, pus = lba_of(space, &write.runs[0]), pus_of(space, write.runs, write.n_runs)
+            self.responder.traced[cid] = TracedCommand(
+                write.command.opc, cid, write.command.nsid, command_lba, write.command.cdw12 & 0xFFFF, pu_mask=pus,
+                flags=TRACE_PLAIN | TRACE_HAS_EXTENT, arrival=write.arrival)
         if self.fill == write:
             self.fill = NULL
             self.connection.begin_fill(transfer, self.fill_left, self.fill_crc)
@@ -437,6 +245,7 @@ cdef class Processor:
             raise MemoryError
         write.space = <void *>space
         write.length, write.received, write.n_runs = length, 0, n_runs
+        write.arrival = self.moment if self.records else 0
         write.command = command[0]
         memcpy(write.runs, runs, n_runs * sizeof(Run))
         self.cids[self.n_writes], self.tags[self.n_writes] = command.cid, <uint16_t>tag
@@ -531,6 +340,36 @@ cdef class Processor:
         if self.flow_control:
             self.sqhd = self.queue.sqhd
         self.completed, self.write_cache, self.is_fresh = 0, -1, False
+        ring = self.subsystem.trace
+        if ring is not None:
+            ring.renumber()
+            self.ring, self.moment = ring, now_ns()
+            self.records, self.record_mask = <trace_record *>address_of(ring.view), <uint32_t>(ring.n_slots - 1)
+            self.first_record = self.next_record = ring.seq
+        return 0
+
+    cdef void record(self, Space space, const sqe *command, const Run *runs, int n_runs, uint64_t arrival) noexcept:
+        """Write a plain command into the trace, as `transport.batch` does."""
+        cdef trace_record *at = &self.records[self.next_record & self.record_mask]
+        publish_u32(&at.check, 0)
+        publish_u32(&at.seq, self.next_record)
+        at.nsid, at.arrival, at.start, at.completion = command.nsid, arrival, self.moment, 0
+        at.lba, at.pu_mask, at.nlb = lba_of(space, runs), pus_of(space, runs, n_runs), command.cdw12 & 0xFFFF
+        at.cid, at.opcode, at.flags, at.status = command.cid, command.opc, TRACE_PLAIN | TRACE_HAS_EXTENT, 0
+        at.qid, at.cntlid = self.qid, self.cntlid
+        publish_u32(&at.check, self.next_record)
+        self.next_record += 1
+
+    cdef int close_trace(self) except -1:
+        """The commands that were recorded complete now."""
+        cdef uint64_t now
+        if self.next_record != self.first_record:
+            now = now_ns()
+            while self.first_record != self.next_record:
+                self.records[self.first_record & self.record_mask].completion = now
+                self.first_record += 1
+            self.ring.seq = self.next_record
+        self.records, self.ring = NULL, None
         return 0
 
     cdef int finish(self) except -1:
@@ -544,6 +383,8 @@ cdef class Processor:
             self.connection.last_ttag, self.last_tag = self.last_tag, -1
         for space in self.kept:
             space.count()
+        if self.records:
+            self.close_trace()
         return 0
 
     cdef int queue_output(self) except -1:
@@ -714,6 +555,8 @@ cdef class Processor:
             space.writes += 1
             space.vector_writes += write.command.opc == IO_VECTOR_WRITE
             space.blocks_written += write.length // space.stride
+            if write.arrival and self.records:
+                self.record(space, &write.command, write.runs, write.n_runs, write.arrival)
             self.respond(self.cids[index])
             self.forget(index)
             return 0
@@ -841,6 +684,8 @@ cdef class Processor:
         space.reads += 1
         space.vector_reads += pdu.opc == IO_VECTOR_READ
         space.blocks_read += length // space.stride
+        if self.records:
+            self.record(space, <const sqe *>&pdu.opc, runs, n, self.moment)
         if self.flow_control:
             self.respond(pdu.cid)
         else:
@@ -876,6 +721,8 @@ cdef class Processor:
         space.writes += 1
         space.vector_writes += pdu.opc == IO_VECTOR_WRITE
         space.blocks_written += runs[0].n_blocks
+        if self.records:
+            self.record(space, <const sqe *>&pdu.opc, runs, 1, self.moment)
         self.respond(pdu.cid)
         return True
 

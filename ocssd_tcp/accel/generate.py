@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ocssd_tcp.media.chunk import KIND_MASK, OPEN_SEQUENTIAL
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR
+from ocssd_tcp.ocssd.trace_format import TRACE_RECORD, TraceFlag
 from ocssd_tcp.structdef import Layout
 from ocssd_tcp.wire.digest import DIGEST_BYTES
 from ocssd_tcp.wire.layouts import C2H_DATA, CAPSULE_CMD, CAPSULE_RESP, COMMON_HEADER, H2C_DATA, R2T, SQE
@@ -20,10 +21,10 @@ from ocssd_tcp.wire.opcodes import MAX_VECTOR_LBAS, Io, ListForm, SglType
 from ocssd_tcp.wire.pdu import PduFlag, PduType
 
 LAYOUTS: tuple[Layout, ...] = (
-    COMMON_HEADER, SQE, CAPSULE_CMD, CAPSULE_RESP, H2C_DATA, C2H_DATA, R2T, CHUNK_DESCRIPTOR,
+    COMMON_HEADER, SQE, CAPSULE_CMD, CAPSULE_RESP, H2C_DATA, C2H_DATA, R2T, CHUNK_DESCRIPTOR, TRACE_RECORD,
 )  # fmt: skip
 ENUMS: Mapping[str, type[IntEnum | IntFlag]] = {
-    "PDU": PduType, "FLAG": PduFlag, "IO": Io, "SGL": SglType, "LIST": ListForm,
+    "PDU": PduType, "FLAG": PduFlag, "IO": Io, "SGL": SglType, "LIST": ListForm, "TRACE": TraceFlag,
 }  # fmt: skip
 CONSTANTS: Mapping[str, int] = {
     "KIND_MASK": KIND_MASK,
