@@ -412,9 +412,9 @@ class Executor:
     def drop(self) -> None:
         """The queue has gone: no command is answered any more, and what was set aside is given back."""
         self._live = False
-        for transfer in self.outstanding.values():
-            if transfer is not None:
-                self._give_up(transfer)
+        waiting = [transfer for transfer in self.outstanding.values() if transfer is not None]
+        for transfer in sorted(waiting, key=lambda transfer: transfer.ttag):  # so that all engines fail others alike
+            self._give_up(transfer)
         self._held.clear()
         self.outstanding.clear()
         self._responder.traced.clear()

@@ -153,13 +153,14 @@ class Load:
             "blocks": [self._blocks(nsid) for nsid in (1, 2)],
             "counters": [namespace.counters for namespace in self.target.namespaces],
             "errors": list(association.errors),
-            "outstanding": [sorted(self._outstanding(queue)) for queue in self.queues],
+            "outstanding": [self._n_outstanding(queue) for queue in self.queues],
         }
 
     @staticmethod
-    def _outstanding(queue: Queue) -> list[int]:
-        executor = queue.wire.connection.executor
-        return [] if executor is None else list(executor.outstanding)
+    def _n_outstanding(queue: Queue) -> int:
+        connection = queue.wire.connection
+        held = connection._batch.n_writes if connection._batch is not None else 0
+        return held + (len(connection.executor.outstanding) if connection.executor is not None else 0)
 
     def _blocks(self, nsid: int) -> list[bytes]:
         """What lies below each chunk's wp, readable or not yet."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ocssd_tcp import accel
 from ocssd_tcp.ocssd.geometry import Geometry
 from ocssd_tcp.transport.txqueue import TxQueue
 from tests.fuzz.load import Load
@@ -34,6 +35,15 @@ from tests.support_target import (
 
 N_STEPS = 40
 ONE_BLOCK = Geometry(num_grp=1, num_pu=2, num_chk=2, clba=1024, block_bytes=512, mw_cunits=0, ws_min=1, ws_opt=1)
+
+
+@pytest.fixture(params=["off", "require"], ids=["python", "compiled"], autouse=True)
+def _engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which batch processor is compared: the one in Python, and its compiled twin where that was built."""
+    monkeypatch.setenv(accel.VARIABLE, "auto")
+    if request.param == "require" and accel.engine_name() != "compiled":
+        pytest.skip("the compiled engine is not built")
+    monkeypatch.setenv(accel.VARIABLE, request.param)
 
 
 def outcome(seed: int, path: Path, **options: float) -> dict[str, object]:
