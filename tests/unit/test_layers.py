@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "ocssd": {"structdef"},
     "structdef": set(),
     "accel": set(),
+    "accel.generate": {"media", "wire"},
 }
 OPEN_TO_ALL = {"accel", ""}
 
