@@ -381,7 +381,7 @@ class BatchProcessor:
                             break
                         pack_iov(words, at, arena_base + used, pdu_bytes)
                         if trace is not None:
-                            pus, lba = pu_mask({block >> space.pu_shift for block in lbas}), lbas[0]
+                            pus, lba = pu_mask(lbas, space.pu_shift), lbas[0]
                     pack_data(arena, used, data_header | length + pdu_bytes + data_tail << 32, cid, 0, 0, length)
                     if tail:
                         _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
@@ -501,7 +501,7 @@ class BatchProcessor:
     ) -> None:
         """Note for the trace a write that waits for its data."""
         shift = space.pu_shift - space.lbk_len
-        pus = pu_mask({chunk >> shift for chunk, _, _ in runs}) if len(runs) > 1 else 0
+        pus = pu_mask((chunk for chunk, _, _ in runs), shift) if len(runs) > 1 else 0
         lba = runs[0][0] << space.lbk_len | runs[0][1]
         self._responder.traced[cid] = TracedCommand(
             opcode, cid, nsid, lba, n_blocks - 1, pu_mask=pus, flags=PLAIN, arrival=arrival

@@ -31,11 +31,11 @@ PLAIN = int(TraceFlag.PLAIN | TraceFlag.HAS_EXTENT)
 _FUA, _HAS_EXTENT = int(TraceFlag.FUA), int(TraceFlag.HAS_EXTENT)
 
 
-def pu_mask(address_pus: Iterable[int]) -> int:
-    """The bits of parallel units, given by their part of the address."""
+def pu_mask(addresses: Iterable[int], shift: int) -> int:
+    """The bits of the parallel units of addresses, of which the low `shift` bits are below the unit."""
     mask = 0
-    for pu in set(address_pus):
-        mask |= 1 << (pu & _LAST_BIT)
+    for address in addresses:
+        mask |= 1 << (address >> shift & _LAST_BIT)
     return mask
 
 
@@ -68,7 +68,7 @@ class TracedCommand:
         self.flags |= _HAS_EXTENT
         addresses, chk_len = namespace.addresses, namespace.geometry.chk_len
         self.lba = addresses.lba(extents[0].chunk, extents[0].lblk)
-        self.pu_mask = pu_mask(addresses.address_chunk(extent.chunk) >> chk_len for extent in extents)
+        self.pu_mask = pu_mask((addresses.address_chunk(extent.chunk) for extent in extents), chk_len)
 
     def record(self, ring: TraceRing, queue: QueuePair, status: int) -> None:
         """The response is queued: write the record."""
