@@ -18,6 +18,7 @@ from ocssd_tcp import __version__
 from ocssd_tcp.commands.context import Health, SubsystemConfig
 from ocssd_tcp.commands.dials import Dials, Limit
 from ocssd_tcp.commands.namespace import Namespace
+from ocssd_tcp.config.inputs import Inputs, read_inputs
 from ocssd_tcp.config.sample import effective
 from ocssd_tcp.config.schema import Config
 from ocssd_tcp.config.values import Address
@@ -33,6 +34,7 @@ from ocssd_tcp.observe.service import Observatory
 from ocssd_tcp.observe.systemd import Notifier, inherited
 from ocssd_tcp.observe.tracing import Tracing
 from ocssd_tcp.observe.verbs import Controls
+from ocssd_tcp.ocssd.fault_rules import FaultKind
 from ocssd_tcp.peers import Peers
 from ocssd_tcp.transport.aio import Server, SocketOptions
 from ocssd_tcp.transport.clock import LoopTimers
@@ -101,6 +103,8 @@ async def _serve(config: Config, announce: Announce) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     target = config.target
+    seed = secrets.randbelow(1 << 32)  # of faults that name none
+    inputs = read_inputs(config, seed)
     server = Server(
         SocketOptions(
             in_capsule_bytes=target.in_capsule_bytes,
@@ -121,6 +125,8 @@ async def _serve(config: Config, announce: Announce) -> int:
             [namespace.uuid for namespace in config.namespaces],
             syncer=syncer,
             keep_allocated=config.drive.keep_allocated,
+            states={index: given.states for index, given in enumerate(inputs) if given.states is not None},
+            failed_units=_with_failed_units(config, inputs),
         )
     except BaseException:
         server.close_listeners()
@@ -137,10 +143,7 @@ async def _serve(config: Config, announce: Announce) -> int:
         tracing = Tracing(directory.subsystem, config.trace.path, config.trace.size, _trace_info(config, nqn))
         if config.trace.path is not None:
             tracing.start()
-        injectors = {
-            namespace.nsid: FaultInjector(namespace.geometry, skips_units=namespace.engine.keeps_failed_units)
-            for namespace in namespaces
-        }
+        injectors = _arm(namespaces, inputs, seed)
         control = ControlServer(Commands(Controls(server, directory, dials, tracing, injectors).verbs()))
         if config.control.socket is not None:
             await control.start(config.control.socket)
@@ -180,6 +183,27 @@ def _layers(config: Config, nsid: int, engine: Engine, timers: Timers) -> Layers
     return Layers()
 
 
+def _with_failed_units(config: Config, inputs: Sequence[Inputs]) -> list[int]:
+    """Indices of the namespaces whose writes may fail with Write Next Unit, now or at a word on the control socket."""
+    kinds = [{rule.kind for rule in given.rules} for given in inputs]
+    is_controlled = config.control.socket is not None
+    return [index for index, known in enumerate(kinds) if is_controlled or FaultKind.WRITE_NEXT_UNIT in known]
+
+
+def _arm(namespaces: Sequence[Namespace], inputs: Sequence[Inputs], seed: int) -> dict[int, FaultInjector]:
+    """An injector for every namespace, by NSID, and its filter where there is something to fail."""
+    injectors = {}
+    for namespace, given in zip(namespaces, inputs, strict=True):
+        skips_units = namespace.engine.keeps_failed_units
+        injector = FaultInjector(namespace.geometry, given.rules, skips_units=skips_units)
+        injectors[namespace.nsid] = injector
+        if given.rules:
+            namespace.layers.faults = injector.layer
+            namespace.restack()
+            log.info("faults are armed", nsid=namespace.nsid, n_rules=len(given.rules), seed_of_those_without=seed)
+    return injectors
+
+
 def _dial(config: Config, dials: Dials) -> None:
     """Set latency and limits as they are configured."""
     latency = config.latency
@@ -201,7 +225,8 @@ def _namespaces(config: Config, store: Store, timers: Timers) -> list[Namespace]
     namespaces = [
         Namespace(nsid, engine.geometry, engine, engine, engine.uuid) for nsid, engine in enumerate(store.engines, 1)
     ]
-    for namespace in namespaces:
+    for namespace, given in zip(namespaces, config.namespaces, strict=True):
+        namespace.allow_set_log_page = given.allow_set_log_page
         namespace.layers = _layers(config, namespace.nsid, namespace.engine, timers)
         namespace.restack()
     return namespaces

@@ -21,6 +21,7 @@ from ocssd_tcp import __version__
 from ocssd_tcp.accel import EngineError, engine_name
 from ocssd_tcp.cli.ctl import ctl
 from ocssd_tcp.config.errors import ConfigError
+from ocssd_tcp.config.inputs import read_inputs
 from ocssd_tcp.config.load import load
 from ocssd_tcp.config.sample import effective, sample
 from ocssd_tcp.config.schema import Config
@@ -94,6 +95,7 @@ def _act(paths: Sequence[Path], overrides: Sequence[str], action: str | None) ->
         return 0
     config = load(paths, overrides, environment=os.environ)
     if action == "check":
+        read_inputs(config, seed=0)
         click.echo(f"{', '.join(map(str, paths)) or 'defaults'}: valid")
         return 0
     if action == "show":

@@ -14,7 +14,8 @@ class Problem(NamedTuple):
     source: str = ""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.source, self.key) if part) + f"{self._joint}{self.why}"
+        key = self.key if self.key.isprintable() else ascii(self.key)
+        return ": ".join(part for part in (self.source, key) if part) + f"{self._joint}{self.why}"
 
     @property
     def _joint(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ocssd_tcp.config.schema import Config
 from ocssd_tcp.config.values import shown
+from ocssd_tcp.ocssd.fault_rules import FaultKind, FaultRuleError
 from ocssd_tcp.ocssd.geometry import GeometryError
 
 SOCKET_PATH_BYTES = 107  #: sun_path, without its terminating zero
@@ -21,6 +22,7 @@ def broken_rules(config: Config) -> Iterator[tuple[str, str]]:
     yield from _transfer_limit(config)
     yield from _repeated_uuids(config)
     yield from _long_socket_paths(config)
+    yield from _impossible_faults(config)
     yield from _incomplete_latency(config)
     yield from _misplaced_limits(config)
 
@@ -81,3 +83,22 @@ def _misplaced_limits(config: Config) -> Iterator[tuple[str, str]]:
             yield key, f"= {limit.nsid}: allowed: 0 (the whole drive) to {len(config.namespaces)}"
         elif seen.setdefault(limit.nsid, index) != index:
             yield key, f"= {limit.nsid}: limits.{seen[limit.nsid]} has it"
+
+
+def _impossible_faults(config: Config) -> Iterator[tuple[str, str]]:
+    for index, fault in enumerate(config.faults):
+        key, n_namespaces = f"fault.{index}", len(config.namespaces)
+        if fault.nsid > n_namespaces:
+            yield f"{key}.nsid", f"= {fault.nsid}: allowed: 1 to {n_namespaces}"
+            continue
+        if fault.kind is None:
+            yield f"{key}.kind", f"absent: allowed: {', '.join(kind.value for kind in FaultKind)}"
+            continue
+        if fault.nth and fault.probability < 1:
+            yield f"{key}.nth", f"= {fault.nth}: there is a probability too; set one of them"
+        try:
+            fault.rule(seed=0).check(config.namespaces[fault.nsid - 1].geometry)
+        except FaultRuleError as error:
+            yield f"{key}.{error.key}", error.why
+        except GeometryError:
+            pass  # reported as such

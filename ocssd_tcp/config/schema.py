@@ -25,6 +25,7 @@ from ocssd_tcp.config.values import (
     OPTIONAL_PATH,
     PATH,
     PEER,
+    SPAN,
     UUID_TEXT,
     Address,
     Kind,
@@ -37,7 +38,9 @@ from ocssd_tcp.config.values import (
     size,
     size_choice,
 )
+from ocssd_tcp.ocssd.fault_rules import FaultKind, FaultRule
 from ocssd_tcp.ocssd.geometry import CHOICES, FLAGS, RANGES, U32_MAX, Geometry
+from ocssd_tcp.ocssd.lines import ANY
 
 MAX_NAMESPACES = 1024
 _DEFAULT_GEOMETRY = Geometry()
@@ -212,6 +215,27 @@ class NamespaceConfig:
     dlfeat: int = geometry_key(
         "dlfeat", "What unwritten blocks read as (DLFEAT): 0 zeros but not reported, 1 zeros, 2 bytes of FFh."
     )
+    strict: bool = key(
+        True,
+        BOOLEAN,
+        "Whether the rules of OCSSD 2.0 hold. Otherwise writes need not be in order, everything can be read and reset, "
+        "as on the first emulators (docs/faults.md).",
+    )
+    allow_set_log_page: bool = key(
+        False, BOOLEAN, "Whether hosts may put chunks into any state by Set Log Page (C1h), which is for testers."
+    )
+    chunk_states: Path | None = key(
+        None,
+        OPTIONAL_PATH,
+        "File of the states that chunks have when the namespace is made (docs/chunk-states.md).",
+        example='"states.txt"',
+    )
+    reset_fail: Path | None = key(
+        None, OPTIONAL_PATH, "File of resets that fail (docs/faults.md).", example='"resetfail.txt"'
+    )
+    write_fail: Path | None = key(
+        None, OPTIONAL_PATH, "File of writes that fail (docs/faults.md).", example='"writefail.txt"'
+    )
 
     @property
     def geometry(self) -> Geometry:
@@ -221,6 +245,42 @@ class NamespaceConfig:
 
 #: The keys that are a field of `Geometry`; its other fields are not the operator's to choose here.
 GEOMETRY_KEYS = tuple(entry.name for entry in fields(NamespaceConfig) if hasattr(_DEFAULT_GEOMETRY, entry.name))
+
+
+@dataclass(frozen=True, slots=True)
+class FaultConfig:
+    """Accesses to the media that fail, on purpose (docs/faults.md)."""
+
+    kind: str | None = key(
+        None, choice(*(kind.value for kind in FaultKind)), "How they fail. Must be there.", example='"read-error"'
+    )
+    nsid: int = key(1, integer(1, MAX_NAMESPACES), "The namespace.")
+    grp: range = key(ANY, SPAN, "Groups.")
+    pu: range = key(ANY, SPAN, "Parallel units of a group.")
+    chk: range = key(ANY, SPAN, "Chunks of a unit.")
+    blk: range = key(ANY, SPAN, "Blocks of a chunk. Resets concern the whole chunk.")
+    probability: float = key(1.0, number(0, 1), "Share of the accesses that fail. 1: all.")
+    nth: int = key(0, integer(0, (1 << 63) - 1), "The n-th access fails, and no other. 0: the probability decides.")
+    seed: int | None = key(
+        None,
+        integer(0, U32_MAX),
+        "Seed of the draws: the same seed and the same commands, the same failures. Absent: a new one at each start, "
+        "which is logged.",
+        example="42",
+    )
+
+    def rule(self, seed: int) -> FaultRule:
+        """The rule that these keys describe. `seed`: where they name none."""
+        return FaultRule(
+            FaultKind(self.kind),
+            grp=self.grp,
+            pu=self.pu,
+            chk=self.chk,
+            blk=self.blk,
+            probability=self.probability,
+            nth=self.nth or None,
+            seed=seed if self.seed is None else self.seed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +392,7 @@ class Config:
     namespaces: tuple[NamespaceConfig, ...] = table(
         "namespace", NamespaceConfig, repeated=True, at_least=1, at_most=MAX_NAMESPACES
     )
+    faults: tuple[FaultConfig, ...] = table("fault", FaultConfig, repeated=True)
     latency: LatencyConfig = table("latency", LatencyConfig)
     limits: tuple[LimitsConfig, ...] = table("limits", LimitsConfig, repeated=True, at_most=MAX_NAMESPACES + 1)
     control: ControlConfig = table("control", ControlConfig)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from ocssd_tcp.ocssd.lines import parse_span, span_text
+
 NQN_BYTES = 223  #: NVMe Base, NVMe Qualified Names: the longest, without the terminating zero
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 
@@ -258,6 +260,14 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
+def _span(value: object) -> range:
+    if type(value) is int and value >= 0:
+        return range(value, value + 1)
+    if not isinstance(value, str):
+        raise ValueError
+    return parse_span(value)
+
+
 BOOLEAN = Kind("true or false", _boolean)
 LISTEN = Kind('addresses with a port ("127.0.0.1:4420", "[::1]:4420"; port 0 picks one)', _split_address, str)
 LISTEN_OR_NOT = Kind(
@@ -273,6 +283,7 @@ NQN = Kind(
 )
 HOST_NQN = Kind(f"host NQNs of 1 to {NQN_BYTES} bytes", _host_nqn)
 UUID_TEXT = Kind("a UUID, 8-4-4-4-12 hexadecimal digits, not all zero", _uuid, str)
+SPAN = Kind('a number, a range ("0-3"), or "*"', _span, span_text)
 PATH = Kind("a path", _path, str)
 OPTIONAL_PATH = Kind('a path, or "" for none', lambda value: None if value == "" else _path(value), str)
 

@@ -10,8 +10,9 @@ import pytest
 
 from ocssd_tcp.config import Address, NamespaceConfig, load
 from ocssd_tcp.config.sample import effective, sample
-from ocssd_tcp.config.schema import GEOMETRY_KEYS, TABLES, LatencyConfig, LimitsConfig, keys_of
+from ocssd_tcp.config.schema import GEOMETRY_KEYS, TABLES, FaultConfig, LatencyConfig, LimitsConfig, keys_of
 from ocssd_tcp.ocssd.geometry import Geometry
+from ocssd_tcp.ocssd.lines import ANY
 
 EVERY_KEY = """
 [target]
@@ -52,8 +53,25 @@ wit = 0
 pe_cycles = 0
 uuid = "B5B0B1EE-4d0e-4c33-9d3c-0a7c2f1d6e01"
 dlfeat = 2
+strict = false
+allow_set_log_page = true
+chunk_states = "states.txt"
+reset_fail = "/etc/resetfail.txt"
+write_fail = ""
 [[namespace]]
 block_bytes = 512
+[[fault]]
+kind = "early-close"
+nsid = 2
+grp = "*"
+pu = 3
+chk = "0-7"
+blk = "*"
+probability = 0.25
+seed = 42
+[[fault]]
+kind = "reset-fail"
+nth = 5
 [latency]
 flash = "qlc"
 read_ns = 1
@@ -110,7 +128,12 @@ def test_every_key_of_a_file_arrives(tmp_path: Path) -> None:
     assert (drive.path, drive.serial, drive.model, drive.keep_allocated) == (tmp_path / "drive0", "OC1", "a model", 0)
     first, second = config.namespaces
     assert first == NamespaceConfig(
-        1, 3, 5, 24, 4096, 16, 2, 6, 0, 4, 2, False, True, False, 0, 0, UUID("b5b0b1ee-4d0e-4c33-9d3c-0a7c2f1d6e01"), 2
+        1, 3, 5, 24, 4096, 16, 2, 6, 0, 4, 2, False, True, False, 0, 0, UUID("b5b0b1ee-4d0e-4c33-9d3c-0a7c2f1d6e01"), 2,
+        False, True, tmp_path / "states.txt", Path("/etc/resetfail.txt"), None,
+    )  # fmt: skip
+    assert config.faults == (
+        FaultConfig("early-close", 2, ANY, range(3, 4), range(8), ANY, 0.25, 0, 42),
+        FaultConfig("reset-fail", nth=5),
     )
     assert second == NamespaceConfig(block_bytes=512)
     assert config.latency == LatencyConfig("qlc", 1, 2, 3, 0, 0.25, 7)
@@ -191,8 +214,10 @@ def test_the_effective_configuration_loads_to_itself(tmp_path: Path, text: str) 
     assert load(written(tmp_path, effective(config))) == config
 
 
-def test_keys_of_a_namespace_are_the_geometry_and_an_identity() -> None:
-    assert {entry.name for entry in keys_of(NamespaceConfig)} == {*GEOMETRY_KEYS, "uuid"}
+def test_keys_of_a_namespace_are_its_geometry_and_how_it_is_run() -> None:
+    assert {entry.name for entry in keys_of(NamespaceConfig)} == {
+        *GEOMETRY_KEYS, "uuid", "strict", "allow_set_log_page", "chunk_states", "reset_fail", "write_fail",
+    }  # fmt: skip
 
 
 def test_every_key_says_what_it_means_and_allows_its_default() -> None:
