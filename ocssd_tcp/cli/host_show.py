@@ -22,10 +22,11 @@ from ocssd_tcp.cli.host_common import (
     size_text,
     state_name,
 )
-from ocssd_tcp.host import ChunkArray, ChunkState, ChunkType, Drive
+from ocssd_tcp.host import ChunkArray, ChunkState, ChunkType, Drive, UsageError
 from ocssd_tcp.host.discovery import discover as discover_entries
 from ocssd_tcp.ocssd.geometry import Mccap
 from ocssd_tcp.ocssd.layouts import WP_UNDEFINED
+from ocssd_tcp.ocssd.states import FORMATS, format_states
 
 _MAP_MARGIN = 12  #: columns before the first chunk of a map's row
 
@@ -139,6 +140,10 @@ def _parse_range(value: str) -> range:
 @click.option("--state", "more", multiple=True, type=click.Choice([state.name.lower() for state in STATES]))
 @click.option("--limit", type=click.IntRange(1), help="Rows of the table to show; 100 unless given.")
 @click.option("--map", "as_map", is_flag=True, help="Draw the drive, a character for each chunk.")
+@click.option("--export", metavar="FILE", help="Write the states of all chunks to a file (-: standard output).")
+@click.option(
+    "--export-format", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Syntax of that file."
+)
 @drive_command
 async def chunks(
     session: Session,
@@ -150,9 +155,14 @@ async def chunks(
     more: Sequence[str],
     limit: int | None,
     as_map: bool,
+    export: str | None,
+    export_format: str,
 ) -> None:
-    """List chunks and their write pointers, or draw a map of the drive (--map)."""
+    """List chunks and their write pointers, draw a map of the drive (--map), or write their states to a file."""
     table = await drive.chunks()
+    if export is not None:
+        _export(drive, table, export, export_format)
+        return
     g = drive.geometry
     index = np.arange(drive.n_chunks)
     fields = (index // (g.num_pu * g.num_chk), index // g.num_chk % g.num_pu, index % g.num_chk)
@@ -169,6 +179,19 @@ async def chunks(
         _print_map(drive, table, chosen)
     else:
         _print_table(drive, table, rows, limit or 100)
+
+
+def _export(drive: Drive, table: ChunkArray, path: str, export_format: str) -> None:
+    """A file that `chunk_states` of a target's configuration takes."""
+    try:
+        text = "".join(f"{line}\n" for line in format_states(table, drive.geometry, export_format))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    try:
+        with click.open_file(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _chunk_fields(drive: Drive, table: ChunkArray, index: int) -> dict[str, Any]:

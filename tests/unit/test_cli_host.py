@@ -15,6 +15,8 @@ from click.testing import CliRunner, Result
 
 from ocssd_tcp.cli.host import main
 from ocssd_tcp.cli.host_common import hexdump, parse_endpoint, size_text
+from ocssd_tcp.ocssd.layouts import ChunkState
+from ocssd_tcp.ocssd.states import parse_states
 from ocssd_tcp.wire.opcodes import Io, ListForm
 from ocssd_tcp.wire.status import Status
 from tests.support_fake_target import NQN, Answer, FakeTarget, tiny
@@ -134,6 +136,24 @@ def test_chunks_are_filtered(target: FakeTarget, filters: str, expected: list[st
     out = done(target, f"chunks {filters}")
     assert all(name in out for name in expected)
     assert ("No chunk is like that" in out) == (not expected)
+
+
+@pytest.mark.parametrize(("options", "first"), [("", "group=*"), ("--export-format g3", "grp=0")])
+def test_chunk_states_are_exported(target: FakeTarget, tmp_path: Path, options: str, first: str) -> None:
+    prepare(target)
+    path = tmp_path / "states.txt"
+    assert done(target, f"chunks --export {path} {options}") == ""
+    assert path.read_text().startswith(first)
+    states = parse_states(path.read_text(), str(path), tiny())
+    table = as_json(target, "chunks")
+    assert [ChunkState(int(cs)).name.lower() for cs in states.cs] == [chunk["state"] for chunk in table]
+    assert path.read_text() == done(target, f"chunks --export - {options}")
+
+
+def test_an_export_that_cannot_be_written_says_so(target: FakeTarget, tmp_path: Path) -> None:
+    result = ocssd(target, f"chunks --export {tmp_path}/none/states.txt")
+    assert result.exit_code == 2
+    assert "states.txt: cannot be written: No such file" in result.stderr
 
 
 def test_chunks_say_where_writing_stands(target: FakeTarget) -> None:
