@@ -192,6 +192,8 @@ class Load:
         chance = self.chance
         if chance.random() < self.faults:
             stream = self._break(stream)
+        if not stream:
+            return
         style = chance.choice(["whole", "whole", "few", "bytes"])
         sizes: list[int] = []
         if style == "few":
