@@ -165,11 +165,16 @@ def format_states(entries: Entries, form: AddressFormat, syntax: str = _G4.name)
         yield (_line_g3 if is_g3 else _line_g4)(entries[index], place)
 
 
+def _has_wp(entry: Any) -> bool:
+    """Whether wp means something; what stands there otherwise is the drive's affair."""
+    return not entry["ct"] & ChunkType.RANDOM and bool(entry["cs"] != ChunkState.OFFLINE)
+
+
 def _line_g3(entry: Any, place: tuple[int, int, int]) -> str:
     if entry["ct"] & ChunkType.DEVIATES:
         raise ValueError(f"chunk {'/'.join(map(str, place))} has {entry['cnlb']} blocks, which g3 cannot say; use g4")
     kind = "W_RAN" if entry["ct"] & ChunkType.RANDOM else "W_SEQ"
-    wp = _G3_UNDEFINED if entry["wp"] == WP_UNDEFINED else entry["wp"]
+    wp = entry["wp"] if _has_wp(entry) else _G3_UNDEFINED
     state = ChunkState(int(entry["cs"])).name
     return f"grp={place[0]} pu={place[1]} chk={place[2]} state={state} wp={wp} type={kind} wi={entry['wli']}"
 
@@ -179,7 +184,7 @@ def _line_g4(entry: Any, place: tuple[int, int, int]) -> str:
     words.append(f"type={'RAN' if entry['ct'] & ChunkType.RANDOM else 'SEQ'}")
     if entry["ct"] & ChunkType.DEVIATES:
         words.append(f"cnlb={entry['cnlb']}")
-    if entry["wp"] != WP_UNDEFINED and entry["cs"] != ChunkState.FREE:
+    if _has_wp(entry) and entry["cs"] != ChunkState.FREE:
         words.append(f"wp={entry['wp']}")
     if entry["wli"]:
         words.append(f"wi={entry['wli']}")
