@@ -101,9 +101,9 @@ class Drive:
     def queue_depths(self) -> list[tuple[Association, int]]:
         """Commands under way on each I/O queue, and the controller it belongs to."""
         return [
-            (connection.queue.association, len(connection.executor.outstanding))
+            (connection.queue.association, connection.n_outstanding)
             for connection in self.server.connections
-            if connection.executor is not None and connection.queue is not None and connection.queue.qid > 0
+            if connection.queue is not None and connection.queue.qid > 0
         ]
 
     # --- the heartbeat ------------------------------------------------------------------------------------

@@ -121,11 +121,11 @@ def _controller(association: Association) -> Json:
 
 
 def _connection(connection: TargetConnection) -> Json:
-    queue, executor = connection.queue, connection.executor
+    queue = connection.queue
     return {
         "peer": connection.peer,
         "phase": connection.phase.name.lower(),
         "cntlid": queue.association.cntlid if queue is not None else None,
         "qid": queue.qid if queue is not None else None,
-        "outstanding": len(executor.outstanding) if executor is not None else 0,
+        "outstanding": connection.n_outstanding,
     }

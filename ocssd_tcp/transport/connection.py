@@ -374,6 +374,12 @@ class TargetConnection:
         """
         return self._batch.reader(fd, clock, otherwise) if self._batch is not None else None
 
+    @property
+    def n_outstanding(self) -> int:
+        """Commands under way, whoever holds them."""
+        held = self._batch.n_writes if self._batch is not None else 0
+        return held + (len(self.executor.outstanding) if self.executor is not None else 0)
+
     # --- the end of a connection ----------------------------------------------------------------------
 
     @staticmethod
