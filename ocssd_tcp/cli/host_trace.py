@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ import click
 from rich.table import Table
 
 from ocssd_tcp.cli.host_common import EXIT_USAGE, console, emit
-from ocssd_tcp.host.trace import PERCENTILES, Row, by_command, by_pu, columns, media_ns, select, total_ns
+from ocssd_tcp.host.trace import PERMILLE, Row, by_command, by_pu, columns, media_ns, select, total_ns
 from ocssd_tcp.ocssd.trace_format import Records, Trace, TraceError, read_trace
 
 _ROWS_AT_ONCE = 1 << 16
@@ -23,11 +25,13 @@ _DURATIONS = {"total": total_ns, "media": media_ns}
 
 def _moment(value: str) -> float | datetime:
     """Seconds since the trace began, or a date and time (of this machine's zone, unless it says otherwise)."""
-    for parse in (float, lambda text: datetime.fromisoformat(text).astimezone()):
-        try:
-            return parse(value)
-        except (ValueError, OverflowError):
-            continue
+    try:
+        seconds = float(value)
+        if math.isfinite(seconds):
+            return seconds
+    except ValueError:
+        with contextlib.suppress(ValueError, OverflowError):
+            return datetime.fromisoformat(value).astimezone()
     raise click.BadParameter(
         f"{value!r} is neither seconds since the trace began, as 1.5, nor a time, as 2026-01-31T12:00"
     )
@@ -169,14 +173,14 @@ def _summarise(found: Trace, records: Records, duration: str, *, as_json: bool) 
 
 
 def _fields(row: Row, name: str) -> dict[str, Any]:
-    spread = {f"p{at:g}_ns": value for at, value in zip(PERCENTILES, row.percentiles, strict=True)}
+    spread = {f"p{part / 10:g}_ns": value for part, value in zip(PERMILLE, row.percentiles, strict=True)}
     return {name: row.name, "commands": row.n_commands, "errors": row.errors, "blocks": row.blocks, **spread}
 
 
 def _table(name: str, title: str, rows: Sequence[Row]) -> Table:
     table = Table(title=f"{title}, us", title_justify="left", box=None, pad_edge=False)
     table.add_column(name)
-    for heading in ("commands", "errors", "blocks", *(f"p{at:g}" for at in PERCENTILES)):
+    for heading in ("commands", "errors", "blocks", *(f"p{part / 10:g}" for part in PERMILLE)):
         table.add_column(heading, justify="right")
     for row in rows:
         spread = (f"{value / 1000:.1f}" for value in row.percentiles)

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from ocssd_tcp.ocssd.trace_format import MASK_BITS, Records, Trace, TraceFlag
 from ocssd_tcp.wire.opcodes import command_name
 
-PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+PERMILLE = (500, 900, 990, 999)  #: of the durations that are at most a row's `percentiles`
 _MAX_SPAN = 1 << 16  #: parallel units that one command of consecutive blocks can touch
 
 Times = NDArray[np.uint64]
 
 
 class Row(NamedTuple):
-    """Commands of one kind. `errors`: those with a status other than 0. `percentiles`: ns, at PERCENTILES."""
+    """Commands of one kind. `errors`: those with a status other than 0. `percentiles`: ns, at PERMILLE."""
 
     name: str
     n_commands: int
@@ -147,7 +147,8 @@ def _row(name: str, records: Records, times: Times, index: NDArray[np.intp]) -> 
     chosen = records[index]
     has_blocks = chosen["flags"] & TraceFlag.HAS_EXTENT != 0
     blocks = int(chosen["nlb"][has_blocks].astype(np.uint64).sum()) + int(np.count_nonzero(has_blocks))
-    found = np.percentile(times[index], PERCENTILES, method="inverted_cdf")
+    durations = np.sort(times[index])
+    found = [durations[-(-part * len(durations) // 1000) - 1] for part in PERMILLE]
     errors = int(np.count_nonzero(chosen["status"]))
     return Row(name, len(index), errors, blocks, tuple(int(value) for value in found))
 
