@@ -15,11 +15,12 @@ from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 
-from ocssd_tcp.controller.discovery import ELSEWHERE_PORTID, Discovery, Elsewhere
+from ocssd_tcp.controller.discovery import Discovery, Elsewhere
 from ocssd_tcp.host.client import Options
 from ocssd_tcp.host.discovery import MAX_ENTRIES, discover
 from ocssd_tcp.host.errors import HostError
 from ocssd_tcp.host.identify import DiscoveryEntry
+from ocssd_tcp.wire.opcodes import ELSEWHERE_PORTID
 
 ANSWER_SECONDS = 5.0  #: for a name to be resolved, and for each answer of a peer
 READ_SECONDS = 10.0  #: for all of one peer's log

@@ -11,16 +11,13 @@ from ocssd_tcp.commands.context import Address, SubsystemConfig
 from ocssd_tcp.controller.events import AsyncEvent
 from ocssd_tcp.controller.subsystem import Subsystem
 from ocssd_tcp.wire.layouts import DISCOVERY_ENTRY, DISCOVERY_HEADER
-from ocssd_tcp.wire.opcodes import DISCOVERY_NQN, DYNAMIC_CNTLID
+from ocssd_tcp.wire.opcodes import DISCOVERY_NQN, DYNAMIC_CNTLID, ELSEWHERE_PORTID
 
 _TRTYPE_TCP = 3
 _SUBTYPE_REFERRAL, _SUBTYPE_NVM, _SUBTYPE_THIS = 1, 2, 3
 _TREQ_NO_SQ_FLOW = 4  #: SQ flow control may be disabled; the secure channel is not specified
 _EFLAGS_PERSISTENT = 3  #: the same from every connection; persistent connections are served
 _ASQSZ = 128
-
-#: PORTID of an entry that another drive's discovery service told us; who reads that service takes the entry from there.
-ELSEWHERE_PORTID = 0xFFFF
 
 Hosts = frozenset[str]
 

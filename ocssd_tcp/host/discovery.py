@@ -8,7 +8,7 @@ from ocssd_tcp.host.client import Controller, Options
 from ocssd_tcp.host.errors import TransportError, UsageError
 from ocssd_tcp.host.identify import DiscoveryEntry
 from ocssd_tcp.wire.layouts import DISCOVERY_ENTRY, DISCOVERY_HEADER
-from ocssd_tcp.wire.opcodes import DISCOVERY_NQN, LogPage
+from ocssd_tcp.wire.opcodes import DISCOVERY_NQN, ELSEWHERE_PORTID, LogPage
 
 MAX_ENTRIES = 4096
 _ATTEMPTS = 10
@@ -40,8 +40,11 @@ async def discover(
 
 
 async def find_subsystem(address: str, port: int = 4420, options: Options | None = None) -> str:
-    """The NQN of the one subsystem that `address`:`port` offers. UsageError if there are none or several."""
-    entries = await discover(address, port, options)
+    """The NQN of the one subsystem that `address`:`port` offers. UsageError if there are none or several.
+
+    What a target with peers tells of them does not count.
+    """
+    entries = [entry for entry in await discover(address, port, options) if entry.portid != ELSEWHERE_PORTID]
     nqns = sorted({entry.subnqn for entry in entries if entry.subtype == "nvme" and entry.trtype == "tcp"})
     if len(nqns) != 1:
         found = ", ".join(nqns) if nqns else "none"

@@ -142,6 +142,8 @@ class Direction(IntFlag):
 
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 DYNAMIC_CNTLID = 0xFFFF
+#: PORTID of a discovery entry that tells of another target; who reads that target's own log finds it there.
+ELSEWHERE_PORTID = 0xFFFF
 BROADCAST_NSID = 0xFFFFFFFF
 MAX_VECTOR_LBAS = 64  #: entries of one vector command (OCSSD 2.0)
 CONTROL_IN_CAPSULE = 8192  #: in-capsule data that every queue accepts for admin and fabrics commands

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ocssd_tcp.controller.discovery import ELSEWHERE_PORTID, Elsewhere
+from ocssd_tcp.controller.discovery import Elsewhere
 from ocssd_tcp.wire.layouts import DISCOVERY_ENTRY, DISCOVERY_HEADER
-from ocssd_tcp.wire.opcodes import DISCOVERY_NQN, Admin, Cns, Feature, LogPage
+from ocssd_tcp.wire.opcodes import DISCOVERY_NQN, ELSEWHERE_PORTID, Admin, Cns, Feature, LogPage
 from ocssd_tcp.wire.status import Status
 from tests.unit.control_host import (
     HOSTNQN,

@@ -11,10 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from ocssd_tcp import peers
-from ocssd_tcp.controller.discovery import ELSEWHERE_PORTID, Elsewhere
+from ocssd_tcp.controller.discovery import Elsewhere
+from ocssd_tcp.host.discovery import find_subsystem
 from ocssd_tcp.host.errors import TransportError
 from ocssd_tcp.host.identify import DiscoveryEntry
 from ocssd_tcp.peers import PATIENCE, Peers
+from ocssd_tcp.wire.opcodes import ELSEWHERE_PORTID
 from tests.unit.control_host import NQN, Target
 
 A, B = ("10.0.0.1", 4420), ("10.0.0.2", 4420)
@@ -195,3 +197,13 @@ def test_without_peers_nothing_is_read(fleet: Fleet) -> None:
 
     fleet.loop.run_until_complete(run())  # type: ignore[attr-defined]
     assert fleet.read == []
+
+
+async def test_a_host_that_looks_for_the_drive_at_an_address_is_not_confused_by_its_peers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def log(*_: Any) -> list[DiscoveryEntry]:
+        return [entry("nqn.own"), entry("nqn.b", portid=ELSEWHERE_PORTID), entry("nqn.c", portid=ELSEWHERE_PORTID)]
+
+    monkeypatch.setattr("ocssd_tcp.host.discovery.discover", log)
+    assert await find_subsystem("10.0.0.1") == "nqn.own"
