@@ -24,9 +24,9 @@ from ocssd_tcp.config.schema import Config
 from ocssd_tcp.config.values import Address
 from ocssd_tcp.controller.directory import Directory
 from ocssd_tcp.media.engine import Engine
-from ocssd_tcp.media.filters.base import Timers
 from ocssd_tcp.media.filters.faults import FaultInjector
 from ocssd_tcp.media.filters.latency import FLASH
+from ocssd_tcp.media.filters.lax import Lax
 from ocssd_tcp.media.filters.stack import Layers
 from ocssd_tcp.media.store import Store, open_store
 from ocssd_tcp.observe.control import Commands, ControlServer
@@ -136,7 +136,7 @@ async def _serve(config: Config, announce: Announce) -> int:
     try:
         nqn = target.nqn or f"nqn.2014-08.org.nvmexpress:uuid:{store.uuid}"
         timers = LoopTimers(loop)
-        namespaces = _namespaces(config, store, timers)
+        namespaces = _namespaces(config, store)
         dials = Dials(namespaces, timers)
         _dial(config, dials)
         directory = _directory(config, nqn, namespaces, addresses, timers.now())
@@ -178,9 +178,9 @@ async def _serve(config: Config, announce: Announce) -> int:
     return 0
 
 
-def _layers(config: Config, nsid: int, engine: Engine, timers: Timers) -> Layers:
-    """The filters that the configuration asks for around one namespace."""
-    return Layers()
+def _layers(config: Config, nsid: int, engine: Engine) -> Layers:
+    """The filters that the configuration asks for around one namespace, but for those of `_dial` and `_arm`."""
+    return Layers() if config.namespaces[nsid - 1].strict else Layers(rules=lambda _inner: Lax(engine))
 
 
 def _with_failed_units(config: Config, inputs: Sequence[Inputs]) -> list[int]:
@@ -195,7 +195,8 @@ def _arm(namespaces: Sequence[Namespace], inputs: Sequence[Inputs], seed: int) -
     injectors = {}
     for namespace, given in zip(namespaces, inputs, strict=True):
         skips_units = namespace.engine.keeps_failed_units
-        injector = FaultInjector(namespace.geometry, given.rules, skips_units=skips_units)
+        is_strict = not namespace.engine.is_lax
+        injector = FaultInjector(namespace.geometry, given.rules, skips_units=skips_units, fails_writes=is_strict)
         injectors[namespace.nsid] = injector
         if given.rules:
             namespace.layers.faults = injector.layer
@@ -220,14 +221,14 @@ def _trace_info(config: Config, nqn: str) -> dict[str, object]:
     return {"version": __version__, "nqn": nqn, "configuration": effective(config)}
 
 
-def _namespaces(config: Config, store: Store, timers: Timers) -> list[Namespace]:
+def _namespaces(config: Config, store: Store) -> list[Namespace]:
     """The namespaces with their filters, nsid 1 on."""
     namespaces = [
         Namespace(nsid, engine.geometry, engine, engine, engine.uuid) for nsid, engine in enumerate(store.engines, 1)
     ]
     for namespace, given in zip(namespaces, config.namespaces, strict=True):
         namespace.allow_set_log_page = given.allow_set_log_page
-        namespace.layers = _layers(config, namespace.nsid, namespace.engine, timers)
+        namespace.layers = _layers(config, namespace.nsid, namespace.engine)
         namespace.restack()
     return namespaces
 

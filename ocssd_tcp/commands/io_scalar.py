@@ -49,9 +49,9 @@ def write(io: IoCommand) -> Answer:
     n_blocks = (io.cmd.cdw12 & 0xFFFF) + 1
     if io.cmd.sgl_length != n_blocks * geometry.block_stride:
         return Status.DATA_SGL_LENGTH_INVALID
-    if n_blocks % geometry.ws_min:
-        return Status.INVALID_FIELD
     extents = io.namespace.addresses.scalar_runs(_slba(io), n_blocks)
+    if len(extents) > 1 and n_blocks % geometry.ws_min:
+        return Status.INVALID_FIELD
     if len(extents) > 1:
         return Status.WRITE_FAULT  # past the end of its chunk's field: those blocks are another chunk's, or none's
     if io.in_capsule:

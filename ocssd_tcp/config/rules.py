@@ -23,6 +23,7 @@ def broken_rules(config: Config) -> Iterator[tuple[str, str]]:
     yield from _repeated_uuids(config)
     yield from _long_socket_paths(config)
     yield from _impossible_faults(config)
+    yield from _failing_lax_writes(config)
     yield from _incomplete_latency(config)
     yield from _misplaced_limits(config)
 
@@ -102,3 +103,15 @@ def _impossible_faults(config: Config) -> Iterator[tuple[str, str]]:
             yield f"{key}.{error.key}", error.why
         except GeometryError:
             pass  # reported as such
+
+
+def _failing_lax_writes(config: Config) -> Iterator[tuple[str, str]]:
+    """Without an order of writes there is no write pointer at which one could fail."""
+    why = "is not strict, and only in strict namespaces do writes fail"
+    for index, namespace in enumerate(config.namespaces):
+        if not namespace.strict and namespace.write_fail is not None:
+            yield f"namespace.{index}.write_fail", f"= {shown(str(namespace.write_fail))}: namespace.{index} {why}"
+    for index, fault in enumerate(config.faults):
+        lax = [number for number, namespace in enumerate(config.namespaces, 1) if not namespace.strict]
+        if fault.nsid in lax and fault.kind in (FaultKind.EARLY_CLOSE.value, FaultKind.WRITE_NEXT_UNIT.value):
+            yield f"fault.{index}.kind", f"= {shown(fault.kind)}: namespace.{fault.nsid - 1} {why}"

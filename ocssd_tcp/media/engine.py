@@ -89,7 +89,7 @@ class Engine:
         self._reset_refusals = reset_refusals(geometry)
         self._flusher = Flusher(syncer)
         self._admissions = Admissions(
-            shards, geometry.num_chk, geometry.ws_min, geometry.block_stride, staging, sink, self._finish
+            shards, geometry.num_chk, geometry.ws_min, geometry.block_stride, staging, sink, self.finish
         )
         self._overrides = Overrides(shared, shards, self._admissions, self._flush_soon)
         #: by address chunk >> chk_len; None where no parallel unit is, and everywhere once the engine is closed
@@ -97,7 +97,7 @@ class Engine:
         for shard in shards:
             at = self.addresses.address_chunk(shard.pu * geometry.num_chk) >> geometry.chk_len
             self.shard_at[at] = shard
-        self._handlers: list[Callable[[MediaOp], None]] = [self._refuse] * len(OpKind)
+        self._handlers: list[Callable[[MediaOp], None]] = [self.refuse] * len(OpKind)
         self._handlers[OpKind.READ] = self._read
         self._handlers[OpKind.WRITE] = self._write
         self._handlers[OpKind.RESERVE] = self._reserve
@@ -221,10 +221,27 @@ class Engine:
         """Put a flat chunk, which must exist, into a state. `wp`: see `Overrides`. OverrideError, nothing changed."""
         self._overrides.set_state(chunk, state, wp)
 
+    # ---- for lax rules
+
+    def be_lax(self) -> None:
+        """Let every block that exists be read, and chunks be reset in every state but Offline."""
+        self._shared.is_lax = True
+        self._reset_refusals = {}
+
+    @property
+    def is_lax(self) -> bool:
+        """Whether lax rules hold."""
+        return self._shared.is_lax
+
+    def locate(self, chunk: int) -> tuple[PuShard, int]:
+        """The shard of a flat chunk, which must exist, and the chunk's number in it."""
+        pu, chk = divmod(chunk, self._num_chk)
+        return self._shards[pu], chk
+
     # ---- read
 
     def _read(self, op: MediaOp) -> None:
-        self._find(op)
+        self.find(op)
         if op.fua and op.status in _HAVE_DATA:  # what a FUA read returns is durable
             self._flush_shards(op, self._shards_of(op.extents))
         else:
@@ -233,7 +250,7 @@ class Engine:
     def _shards_of(self, extents: Iterable[Extent]) -> set[PuShard]:
         return {self._shards[extent.chunk // self._num_chk] for extent in extents if extent.chunk >= 0}
 
-    def _find(self, op: MediaOp) -> None:
+    def find(self, op: MediaOp) -> None:
         """The pieces of `op.extents`; or UNWRITTEN, its bitmap and no pieces. OCSSD 2.0, read rules."""
         pieces: list[Piece] = []
         bitmap, entry = 0, 0
@@ -312,14 +329,14 @@ class Engine:
     def _write(self, op: MediaOp) -> None:
         data = op.data
         if data is None or len(data) != sum(extent.n_blocks for extent in op.extents) * self._stride:
-            self._refuse(op)
+            self.refuse(op)
             return
         if len(op.extents) == 1 and op.inject is None:
             chunk, lblk, _ = op.extents[0]
             if chunk >= 0:
                 pu, chk = divmod(chunk, self._num_chk)
                 if self._shards[pu].append(chk, lblk, data):
-                    self._finish(op)
+                    self.finish(op)
                     return
         self._store(op, op.extents, data)
 
@@ -363,16 +380,16 @@ class Engine:
             chunk, lblk, n_blocks = op.extents[0]
             pu, chk = divmod(chunk, self._num_chk)
             if self._shards[pu].commit_run(chk, lblk, n_blocks):
-                self._finish(op)
+                self.finish(op)
                 return
         self._admissions.commit(op)
 
     def _copy(self, op: MediaOp) -> None:
         """Sources by the read rules, destinations by the write rules; all is read before anything is written."""
         if sum(extent.n_blocks for extent in op.extents) != sum(extent.n_blocks for extent in op.destinations):
-            self._refuse(op)
+            self.refuse(op)
             return
-        self._find(op)
+        self.find(op)
         pieces, op.pieces = op.pieces, []
         if op.status != MediaStatus.OK:  # never HIGH_ECC, which is for reads
             op.done(op)
@@ -380,7 +397,7 @@ class Engine:
         view = self.memory.view
         self._store(op, op.destinations, memoryview(b"".join(view[start : start + n] for start, n in pieces)))
 
-    def _finish(self, op: MediaOp) -> None:
+    def finish(self, op: MediaOp) -> None:
         """Complete a write that has its outcome; with `fua`, when it is durable."""
         if not op.fua or op.status not in _HAVE_STORED:
             op.done(op)
@@ -495,7 +512,7 @@ class Engine:
 
     def close(self) -> bool:
         """Refuse what comes, make everything durable, give spare space back. False if the disk refused."""
-        self._handlers = [self._refuse] * len(OpKind)
+        self._handlers = [self.refuse] * len(OpKind)
         self.shard_at[:] = [None] * len(self.shard_at)
         is_durable = self._flusher.close(self._shards)
         for shard in self._unswept:
@@ -505,7 +522,8 @@ class Engine:
         return is_durable
 
     @staticmethod
-    def _refuse(op: MediaOp) -> None:
+    def refuse(op: MediaOp) -> None:
+        """Complete an operation that makes no sense."""
         op.status = MediaStatus.INTERNAL
         op.done(op)
 

@@ -7,10 +7,8 @@ state; a reset stores wp 0, then the state (`media.table.normalise` is the other
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
-from ocssd_tcp.media import libc
 from ocssd_tcp.media.chunk import (
     FREE_SEQUENTIAL,
     KIND_MASK,
@@ -24,13 +22,11 @@ from ocssd_tcp.media.ops import MediaStatus
 from ocssd_tcp.media.reservation import Reservation
 from ocssd_tcp.media.shared import Shared
 from ocssd_tcp.media.snapshot import Snapshot
+from ocssd_tcp.media.space import Space
 from ocssd_tcp.media.table import ENTRY_BYTES
 from ocssd_tcp.media.written import WrittenMap
 from ocssd_tcp.ocssd.layouts import WP_UNDEFINED, ChunkState, ChunkType, NotificationState
 from ocssd_tcp.ocssd.wear import resets_of, wear_index
-
-#: Most bytes of a chunk whose pages are asked for when it opens: more would hold up the loop for too long.
-POPULATE_BYTES = 16 << 20
 
 #: Indices into `PuShard.words`, four per entry.
 _SLBA, _CNLB, _WP = 1, 2, 3
@@ -53,8 +49,8 @@ class PuShard:
     """
 
     __slots__ = (
-        "_base", "_chunk_bytes", "_clba", "_fenced", "_flushed_states", "_holes", "_in_flight", "_maxoc", "_maxocpu",
-        "_mw_cunits", "_pe_cycles", "_queues", "_shared", "_stale", "_stride", "_words",
+        "_base", "_clba", "_fenced", "_flushed_states", "_holes", "_in_flight", "_maxoc", "_maxocpu",
+        "_mw_cunits", "_pe_cycles", "_queues", "_shared", "_space", "_stale", "_stride", "_words",
         "_ws_min", "fd", "flushed", "has_failed", "is_dirty", "n_open", "offset", "pu", "readable", "reserved",
         "table", "wear", "written",
     )  # fmt: skip
@@ -88,7 +84,7 @@ class PuShard:
         self._base = shared.memory.base + offset
         self._stride = geometry.block_stride
         self._clba = geometry.clba
-        self._chunk_bytes = geometry.clba * geometry.block_stride
+        self._space = Space(fd, self._base, geometry.clba * geometry.block_stride, shared.stats)
         self._ws_min = geometry.ws_min
         self._mw_cunits = geometry.mw_cunits
         self._pe_cycles = geometry.pe_cycles
@@ -144,6 +140,8 @@ class PuShard:
 
     def readable_mask(self, chk: int, lblk: int, n_blocks: int) -> int:
         """Bit i: block lblk + i can be read."""
+        if self._shared.is_lax:
+            return (1 << min(n_blocks, max(self.cnlb(chk) - lblk, 0))) - 1
         if self.written is None or not (chk in self._holes or self.is_random(chk)):
             return (1 << min(n_blocks, max(self.readable[chk] - lblk, 0))) - 1
         bits = self.written.bits(chk, lblk, n_blocks)
@@ -287,13 +285,7 @@ class PuShard:
         if chk in self._fenced:
             return False
         if self._flat(chk) not in self._shared.spares:
-            start = chk * self._chunk_bytes
-            try:
-                os.posix_fallocate(self.fd, start, self._chunk_bytes)
-            except OSError:
-                self._shared.stats.n_media_errors += 1
-                return False
-            libc.populate(self._base + start, min(self._chunk_bytes, POPULATE_BYTES))
+            return self._space.allocate(chk)
         return True
 
     def is_opened(self, chk: int) -> bool:
@@ -316,10 +308,7 @@ class PuShard:
         """Give a spare chunk's space back to the disk. False: somebody may still be storing into it."""
         if chk in self._stale:
             return False
-        try:
-            libc.punch_hole(self.fd, chk * self._chunk_bytes, self._chunk_bytes)
-        except OSError:
-            self._shared.stats.n_media_errors += 1
+        self._space.give_back(chk)
         return True
 
     # ---- reservations
@@ -502,6 +491,27 @@ class PuShard:
         else:
             self._spare(chk)
 
+    # ---- lax rules (`media.filters.lax`)
+
+    def count(self, chk: int, lblk: int, n_blocks: int) -> int:
+        """Note blocks that are written at any place of an opened chunk; as many of them as it still takes."""
+        if self.is_random(chk):
+            if self.written is not None:
+                self.written.mark(chk, lblk, n_blocks)
+            self._enter(chk, ChunkEvent.WRITTEN)
+            self.is_dirty = True
+            return n_blocks
+        wp = int(self._words[chk * 4 + _WP])
+        n_counted = min(n_blocks, self.cnlb(chk) - wp)
+        self._advance(chk, wp + n_counted)
+        return n_counted
+
+    def revive(self, chk: int) -> None:
+        """Make an Offline chunk one that can be reset."""
+        if not self.is_random(chk):
+            self._words[chk * 4 + _WP] = 0
+        self.table[chk * ENTRY_BYTES] = ChunkState.CLOSED
+
     def forget_written(self, chk: int) -> None:
         """Clear the chunk's bits in the written map, if there is one."""
         if self._holes.pop(chk, None) is not None:
@@ -577,10 +587,7 @@ class PuShard:
             if is_unused and start < 0:
                 start = chk
             elif not is_unused and start >= 0:
-                try:
-                    libc.punch_hole(self.fd, start * self._chunk_bytes, (chk - start) * self._chunk_bytes)
-                except OSError:
-                    self._shared.stats.n_media_errors += 1
+                self._space.give_back(start, chk - start)
                 start = -1
 
     def count_open(self, n_open: int) -> None:

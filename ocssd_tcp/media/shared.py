@@ -26,6 +26,7 @@ class Shared:
     n_open: int = 0  #: chunks open, or about to be opened by a reservation
     wear_sum: int = 0  #: of the wear indices of all chunks
     report: Report = ignore
+    is_lax: bool = False  #: every block that exists can be read
     stats: Stats = field(default_factory=Stats)
     #: flat chunks without data whose space is still allocated, oldest first
     spares: dict[int, None] = field(default_factory=dict)

@@ -422,7 +422,8 @@ class _Opening:
                 shard.forget_written(int(chk))
         first = self._addresses.address_chunk(shard.pu * geometry.num_chk)
         self._readable[first : first + geometry.num_chk] = readable_blocks(entries, geometry.mw_cunits)
-        shard.find_holes(map(int, np.flatnonzero(~is_random)))
+        if shard.written is not None:
+            shard.find_holes(map(int, np.flatnonzero(~is_random & shard.written.marked())))
         self.shared.wear_sum += int(entries["wli"].sum())
         shard.count_open(int(np.count_nonzero(entries["cs"] == ChunkState.OPEN)))
         self.ncap += int(entries["cnlb"].sum())

@@ -6,6 +6,9 @@ below wp that were not written as their write failed (Write Next Unit).
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class WrittenMap:
     """`view`: (clba + 7) // 8 bytes per chunk, bit `lblk & 7` of byte `lblk >> 3`."""
@@ -19,6 +22,12 @@ class WrittenMap:
     def _range(self, chk: int, lblk: int, n_blocks: int) -> slice:
         first, end = chk * self._chunk_bytes, self._chunk_bytes
         return slice(first + min(lblk >> 3, end), first + min((lblk + n_blocks + 7) >> 3, end))
+
+    def marked(self) -> NDArray[np.bool_]:
+        """Which chunks have marked blocks."""
+        rows = np.frombuffer(self.view, np.uint8).reshape(-1, self._chunk_bytes)
+        found: NDArray[np.bool_] = np.any(rows, axis=1)
+        return found
 
     def bits(self, chk: int, lblk: int, n_blocks: int) -> int:
         """Bit i: block lblk + i is marked. Bits from `n_blocks` on mean nothing."""

@@ -79,6 +79,21 @@ def test_a_fault_that_cannot_be_is_refused(tmp_path: Path, fault: str, why: str)
     assert f"drive.toml: {why}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ('write_fail = "write.txt"', "namespace.0.write_fail = "),
+        ('[[fault]]\nkind = "early-close"', 'fault.0.kind = "early-close": namespace.0 is not strict'),
+        ('[[fault]]\nkind = "write-next-unit"', 'fault.0.kind = "write-next-unit": namespace.0 is not strict'),
+    ],
+)
+def test_writes_of_a_lax_namespace_do_not_fail(tmp_path: Path, keys: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, f"[[namespace]]\nstrict = false\n{keys}\n"))
+    assert why in str(caught.value)
+    assert "only in strict namespaces do writes fail" in str(caught.value)
+
+
 def test_everything_that_is_wrong_with_the_files_is_said_at_once(tmp_path: Path) -> None:
     path = written(
         tmp_path,

@@ -61,13 +61,13 @@ def test_without_filters_the_media_is_the_engine() -> None:
     assert build_stack(engine, Layers()) is engine
 
 
-def test_operations_pass_trace_limits_latency_and_faults_in_this_order() -> None:
+def test_operations_pass_trace_limits_latency_faults_and_rules_in_this_order() -> None:
     engine = Recorder()
-    names = ("faults", "limits", "trace", "latency")
+    names = ("faults", "limits", "rules", "trace", "latency")
     layers = Layers(**{name: lambda inner, name=name: Named(inner, name, engine.seen) for name in names})
     finished: list[MediaOp] = []
     build_stack(engine, layers).submit(MediaOp(OpKind.READ, (), finished.append))
-    assert engine.seen == ["trace", "limits", "latency", "faults", "engine"]
+    assert engine.seen == ["trace", "limits", "latency", "faults", "rules", "engine"]
     assert len(finished) == 1
 
 

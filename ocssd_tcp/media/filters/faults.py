@@ -121,13 +121,22 @@ class Fault(NamedTuple):
 class FaultInjector:
     """The `Injector` of one namespace. Rules may come and go while the drive runs.
 
-    `skips_units`: whether the engine can keep units whose write failed (`Engine.keeps_failed_units`). `n_injected`:
-    faults so far, by kind; `recent`: the last RECENT of them.
+    `skips_units`: whether the engine can keep units whose write failed (`Engine.keeps_failed_units`). `fails_writes`:
+    whether there is an order in which writes can fail; lax rules know none. `n_injected`: faults so far, by kind;
+    `recent`: the last RECENT of them.
     """
 
-    def __init__(self, geometry: Geometry, rules: Iterable[FaultRule] = (), *, skips_units: bool = True) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        rules: Iterable[FaultRule] = (),
+        *,
+        skips_units: bool = True,
+        fails_writes: bool = True,
+    ) -> None:
         self._geometry = geometry
         self._skips_units = skips_units
+        self._fails_writes = fails_writes
         self._armed: dict[int, ArmedRule] = {}
         self._last = 0
         self._here: dict[int, list[_Here]] = {}
@@ -145,6 +154,8 @@ class FaultInjector:
     def add(self, rule: FaultRule) -> int:
         """Arm a rule; its number. FaultRuleError, nothing changed."""
         rule.check(self._geometry)
+        if rule.kind in _WRITE_FAULTS and not self._fails_writes:
+            raise FaultRuleError("kind", f"= {rule.kind.value}: only in strict namespaces do writes fail")
         if rule.kind is FaultKind.WRITE_NEXT_UNIT and not self._skips_units:
             raise FaultRuleError("kind", "= write-next-unit: the drive was opened without the maps that this needs")
         self._last += 1

@@ -20,6 +20,7 @@ class Layers:
     limits: Layer | None = None
     latency: Layer | None = None
     faults: Layer | None = None
+    rules: Layer | None = None
 
 
 def build_stack(engine: Media, layers: Layers) -> Media:
