@@ -119,8 +119,7 @@ def test_a_unit_that_was_skipped_reads_as_unwritten_whatever_comes_after_it(make
     assert probe.fills(0, 0, 16) == list(range(1, 17))
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_skipped_units_survive_a_restart(make: Make, is_killed: bool) -> None:
+def test_skipped_units_survive_a_restart(make: Make) -> None:
     probe = make(rule("write-next-unit", chk=0, blk=4))
     probe.write(0, 0, 12)
     probe.write(0, 8, 4, fill=9)
@@ -136,6 +135,33 @@ def test_a_unit_that_was_skipped_at_the_end_closes_the_chunk(make: Make) -> None
     assert probe.write(0, 0, 16).status == MediaStatus.WRITE_NEXT_UNIT
     assert (probe.chunk(0).cs, probe.chunk(0).wp) == (ChunkState.CLOSED, 16)
     assert probe.fills(0, 8, 8) == [9, 10, 11, 12, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("is_power_cut", [False, True])
+def test_a_drive_that_had_no_maps_gets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_power_cut: bool
+) -> None:
+    store = make_store(tmp_path, GEOMETRY)
+    probe = Probe(store.engines[0])
+    assert not store.engines[0].keeps_failed_units
+    probe.write(0, 0, 12)
+    probe.done(OpKind.FLUSH, [])
+    store.abandon()
+    # A stop after the first map was made, before the durable copy of its table grew.
+    (tmp_path / "drive" / "ns-1" / "pu-0-0.map").write_bytes(bytes(4096))
+    if is_power_cut:
+        monkeypatch.setattr("ocssd_tcp.media.store.boot_id", lambda: b"after the reboot")
+    store = make_store(tmp_path, GEOMETRY, failed_units={0})
+    faulty = FaultyProbe(store, rule("write-next-unit", chk=0, blk=12))
+    assert store.engines[0].keeps_failed_units
+    assert faulty.fills(0, 0, 16) == [*range(1, 13), *[0] * 4]
+    assert faulty.write(0, 12, 4).status == MediaStatus.WRITE_NEXT_UNIT
+    faulty.done(OpKind.FLUSH, [])
+    store.abandon()
+    store = make_store(tmp_path, GEOMETRY)
+    op = Probe(store.engines[0]).done(OpKind.READ, [Extent(0, 0, 16)], dulbe=True)
+    assert op.bitmap == 0xF000
+    store.close()
 
 
 @pytest.mark.parametrize("is_pipelined", [False, True])
