@@ -113,7 +113,8 @@ def _serve(config: Config) -> int:
     try:
         return daemon.run(config, announce=announcer(config))
     except StoreError as error:
-        _refuse(str(error))
+        cause = error.__cause__
+        _refuse((isinstance(cause, OSError) and explain(cause, config)) or str(error))
     except OSError as error:
         message = explain(error, config)
         if message is None:

@@ -13,6 +13,7 @@ from tests.deploy.host import Daemon, free_port, ocssd, wait_for
 
 N_DRIVES = 20
 IDLE_SECONDS = 20.0
+REFRESH_SECONDS = 5
 MOST_OF_A_CORE = 0.05
 SMALL = ("drive.path=drive", "namespace.num_chk=4", "namespace.clba=256", "observe.listen=127.0.0.1:0")
 
@@ -36,7 +37,7 @@ class Fleet:
             for i, port in enumerate(self.ports)
         ]
         peers = json.dumps([f"127.0.0.1:{port}" for port in self.ports])
-        only = ("discovery.only=true", f"discovery.peers={peers}", "discovery.refresh_seconds=1")
+        only = ("discovery.only=true", f"discovery.peers={peers}", f"discovery.refresh_seconds={REFRESH_SECONDS}")
         for port, drive in zip(self.ports, self.drives, strict=True):
             wait_for(port, drive.log)
         self.service = Daemon(folder / "discovery", *SMALL, listen(self.port), *only)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,12 +83,13 @@ def ended(containers: Containers, *arguments: str) -> Any:
 
 
 def test_the_image_says_what_it_is_and_how_it_runs(containers: Containers) -> None:
-    config = containers.inspect("image", IMAGE)["Config"]
+    image = containers.inspect("image", IMAGE)
+    config = image["Config"]
     assert config["User"] == "10001:10001"
     assert config["Volumes"] == {"/data": {}}
     assert set(config["ExposedPorts"]) == {"4420/tcp", "9420/tcp"}
     assert config["StopSignal"] == "SIGTERM"
-    assert config["Healthcheck"]["Test"][:4] == ["CMD", "python3", "-m", "ocssd_tcp.cli.health"]
+    assert image["Healthcheck"]["Test"][:4] == ["CMD", "python3", "-m", "ocssd_tcp.cli.health"]
     labels = {name.removeprefix("org.opencontainers.image.") for name in config["Labels"]}
     assert {"title", "description", "licenses", "version"} <= labels
 
@@ -141,8 +143,8 @@ def test_a_folder_that_is_not_the_daemons_is_one_message_and_status_2(containers
 
 def test_a_drive_in_a_container_is_verified_by_a_host_and_ends_in_order(start: Start) -> None:
     drive = start()
-    assert "that is on all addresses: anybody who reaches this machine can use the drive" in drive.log()
     assert "Verified" in ocssd("verify", "-a", f"127.0.0.1:{drive.port}")
+    assert "that is on all addresses: anybody who reaches this machine can use the drive" in drive.log()
     assert drive.stop() == 0
     lines = [json.loads(line) for line in drive.log().splitlines() if line.startswith("{")]
     assert lines[-1]["event"] == "drive is closed"
@@ -153,7 +155,7 @@ def test_its_health_check_tells_a_drive_that_answers_from_one_that_does_not(
 ) -> None:
     drive = start()
     assert containers.run("podman", "healthcheck", "run", drive.name, check=False).returncode == 0
-    check = containers.inspect("image", IMAGE)["Config"]["Healthcheck"]["Test"][1:]
+    check = containers.inspect("image", IMAGE)["Healthcheck"]["Test"][1:]
     other = ["--env", f'OCSSD_SET_TARGET__LISTEN=["127.0.0.1:{free_port()}"]']
     done = containers.run("podman", "exec", *other, drive.name, *check, check=False)
     assert done.returncode == 1
@@ -163,14 +165,14 @@ def test_its_health_check_tells_a_drive_that_answers_from_one_that_does_not(
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_what_was_written_is_there_after_a_restart(start: Start, how: str) -> None:
     container = start()
-    data = bytes(range(256)) * 16 * 8
+    data = random.Random(how).randbytes(64 * 4096)
     with connect("127.0.0.1", container.port) as drive:
         drive.write(0, data)
         before = drive.chunks(0, 4)
     getattr(container, how)()
     container.start()
     with connect("127.0.0.1", container.port) as drive:
-        assert bytes(drive.read(0, 8)) == data
+        assert bytes(drive.read(0, 32)) == data[: 32 * 4096]
         after = drive.chunks(0, 4)
     assert after.tobytes() == before.tobytes()
     assert "Verified" in ocssd("verify", "--chunks", "4", "-a", f"127.0.0.1:{container.port}")

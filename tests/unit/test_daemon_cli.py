@@ -216,6 +216,17 @@ def test_what_the_operator_can_mend_is_one_message(
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_store_that_the_system_keeps_from_its_files_says_what_to_do(daemon: Callable[[Run], None]) -> None:
+    def run(config: Config, *, announce: object) -> int:
+        try:
+            raise PermissionError(errno.EACCES, "Permission denied", "d/superblock")
+        except OSError as error:
+            raise StoreError(Path("d/superblock"), "Permission denied") from error
+
+    daemon(run)
+    assert_refused(call(), "d/superblock: permission denied: run as the owner of the drive, or set drive.path")
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(errno.ECONNRESET, "reset"), OSError("odd")])
 def test_a_bug_is_not_dressed_up_as_the_operators_error(daemon: Callable[[Run], None], error: Exception) -> None:
     def run(config: Config, *, announce: object) -> int:
