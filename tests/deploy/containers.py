@@ -144,7 +144,7 @@ def _base_archive() -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             made.unlink(missing_ok=True)
-            raise UnavailableError(f"no base image: mmdebstrap: {done.stderr.strip()[-400:]}")
+            raise AssertionError(f"no base image: {' '.join(command)}: {done.stderr[-2000:]}")
         made.rename(archive)
     return archive
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,8 @@ def test_daemon_options_in_documents_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_make_targets_in_documents_exist(path: Path) -> None:
-    targets = re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"(?:`|^    )make ([a-z0-9]+)", path.read_text(), re.MULTILINE)) <= set(targets)
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"(?:`|^    )make ([a-z0-9-]+)", path.read_text(), re.MULTILINE)) <= set(targets)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -57,7 +58,7 @@ def test_linked_files_exist(path: Path) -> None:
         assert (path.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("requirement", [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]])
+@pytest.mark.parametrize("requirement", [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())])
 def test_each_dependency_is_explained_with_its_range(requirement: str) -> None:
     name, bounds = re.fullmatch(r"([a-z0-9-]+)(.+)", requirement).groups()  # type: ignore[union-attr]
     assert f"| {name} | `{bounds}` |" in (ROOT / "docs/dependencies.md").read_text()
