@@ -445,7 +445,7 @@ class PuShard:
             self._words[chk * 4 + _WP] = 0
         self.wear[chk] = resets = min(self.wear[chk] + 1, 0xFFFF_FFFF)
         wli = wear_index(resets, self._pe_cycles)
-        is_uneven = shared.wear(self.table[chk * ENTRY_BYTES + 2], wli)
+        is_uneven = shared.wear(self._flat(chk), self.table[chk * ENTRY_BYTES + 2], wli)
         self.table[chk * ENTRY_BYTES + 2] = wli
         state = self._enter(chk, ChunkEvent.RESET_FAILED if is_failing or wli == 255 else ChunkEvent.RESET)
         if state == ChunkState.OFFLINE:
@@ -473,7 +473,7 @@ class PuShard:
         self.forget_written(chk)
         self.wear[chk] = resets = resets_of(wli, self._pe_cycles)
         wli = wear_index(resets, self._pe_cycles)
-        shared.wear(self.table[chk * ENTRY_BYTES + 2], wli)
+        shared.wear(self._flat(chk), self.table[chk * ENTRY_BYTES + 2], wli)
         self._words[chk * 4 + _WP] = wp
         self.table[chk * ENTRY_BYTES : chk * ENTRY_BYTES + 3] = bytes((state, kind, wli))
         is_plain = kind & ChunkType.SEQUENTIAL and state in (ChunkState.OPEN, ChunkState.CLOSED)

@@ -25,16 +25,26 @@ class Shared:
     memory: Memory
     n_open: int = 0  #: chunks open, or about to be opened by a reservation
     wear_sum: int = 0  #: of the wear indices of all chunks
+    uneven: bytearray = field(default_factory=bytearray)  #: by flat chunk: reported as far from the average
     report: Report = ignore
     is_lax: bool = False  #: every block that exists can be read
     stats: Stats = field(default_factory=Stats)
     #: flat chunks without data whose space is still allocated, oldest first
     spares: dict[int, None] = field(default_factory=dict)
 
-    def wear(self, before: int, after: int) -> bool:
-        """Note a chunk's new wear index; whether that takes it further than WIT from the average, and it was not."""
+    def wear(self, chunk: int, before: int, after: int) -> bool:
+        """Note a flat chunk's new wear index; whether it is now further than WIT from the average, and was not lately.
+
+        It has come back when it is within half of that, so that a chunk at the border is not reported at every reset.
+        """
         n = self.geometry.n_chunks
-        most = self.geometry.wit * n
-        was_even = abs(before * n - self.wear_sum) <= most
         self.wear_sum += after - before
-        return 0 < most < abs(after * n - self.wear_sum) and was_even
+        distance, most = abs(after * n - self.wear_sum), self.geometry.wit * n
+        if distance > most > 0:
+            self.uneven = self.uneven or bytearray(n)
+            is_news = not self.uneven[chunk]
+            self.uneven[chunk] = True
+            return is_news
+        if self.uneven and 2 * distance <= most:
+            self.uneven[chunk] = False
+        return False
