@@ -18,7 +18,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ocssd_tcp.controller.registers import Ready
-from ocssd_tcp.transport.tracing import TracedCommand
+from ocssd_tcp.transport.tracing import TracedRun
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer
 
 include "layouts.pxi"
@@ -209,10 +209,8 @@ cdef class Processor:
         transfer.skip(write.received)
         self.connection.transfers[ttag] = self.outstanding[cid] = transfer
         if write.arrival:
-            command_lba, pus = lba_of(space, &write.runs[0]), pus_of(space, write.runs, write.n_runs)
-            self.responder.traced[cid] = TracedCommand(
-                write.command.opc, cid, write.command.nsid, command_lba, write.command.cdw12 & 0xFFFF, pu_mask=pus,
-                flags=TRACE_PLAIN | TRACE_HAS_EXTENT, arrival=write.arrival)
+            run = TracedRun(command, lba_of(space, write.runs), pus_of(space, write.runs, write.n_runs))
+            self.responder.traced[cid] = (run, write.arrival)
         if self.fill == write:
             self.fill = NULL
             self.connection.begin_fill(transfer, self.fill_left, self.fill_crc)

@@ -21,7 +21,7 @@ from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.media.engine import Run
 from ocssd_tcp.media.trace import clock, pack_record
 from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT
-from ocssd_tcp.transport.tracing import PLAIN, TracedCommand, pu_mask
+from ocssd_tcp.transport.tracing import PLAIN, TracedRun, pu_mask
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer, Transfer
 from ocssd_tcp.transport.txqueue import IOV_BYTES, pack_iov, pack_two_iovs
 from ocssd_tcp.wire.digest import DIGEST_BYTES, crc32c
@@ -441,7 +441,7 @@ class BatchProcessor:
                         if not ttag:
                             break
                         if trace is not None:
-                            self._trace(space, runs, cid, nsid, opcode - _PSDT_SGL, n_blocks, arrival)
+                            self._trace(space, self._connection.transfers[ttag], runs, arrival)
                         pack_data(arena, used, self._r2t_header, cid, ttag, 0, length)
                         if tail:
                             _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
@@ -496,16 +496,12 @@ class BatchProcessor:
         connection.transfers[ttag] = self._outstanding[cid] = transfer
         return ttag
 
-    def _trace(
-        self, space: PlainNamespace, runs: list[Run], cid: int, nsid: int, opcode: int, n_blocks: int, arrival: int
-    ) -> None:
+    def _trace(self, space: PlainNamespace, transfer: Transfer, runs: list[Run], arrival: int) -> None:
         """Note for the trace a write that waits for its data."""
         shift = space.pu_shift - space.lbk_len
         pus = pu_mask((chunk for chunk, _, _ in runs), shift) if len(runs) > 1 else 0
         lba = runs[0][0] << space.lbk_len | runs[0][1]
-        self._responder.traced[cid] = TracedCommand(
-            opcode, cid, nsid, lba, n_blocks - 1, pu_mask=pus, flags=PLAIN, arrival=arrival
-        )
+        self._responder.traced[transfer.cid] = TracedRun(transfer.sqe, lba, pus), arrival
 
     def _h2c_data(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
         """Data of a plain write, all in one PDU: store and commit it, or begin to if it is still arriving.

@@ -232,7 +232,7 @@ class TargetConnection:
         if len(data) > (self._in_capsule_bytes if is_io else CONTROL_IN_CAPSULE):
             raise FatalTransportError(Fes.DATA_LIMIT_EXCEEDED, 0, f"{len(data)} bytes in a capsule", bytes(pdu[:72]))
         if self.executor is not None:
-            self.executor.arrived(command, is_io=is_io)
+            self.executor.arrived(command)
         if data and self.encoder.data_digest:
             end = frame.data_offset + frame.data_bytes
             if crc32c(data) != int.from_bytes(pdu[end : end + DIGEST_BYTES], "little"):

@@ -21,6 +21,7 @@ from ocssd_tcp.commands.registry import Transfer as Moves
 from ocssd_tcp.commands.status_map import outcome
 from ocssd_tcp.controller.queue import QueuePair
 from ocssd_tcp.media.ops import MediaOp, MediaStatus, OpKind
+from ocssd_tcp.media.trace import clock
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR
 from ocssd_tcp.transport.responder import Responder
 from ocssd_tcp.transport.transfer import RunTransfer, Transfer
@@ -70,10 +71,10 @@ class Executor:
 
     # --- from the capsule to the handler ----------------------------------------------------------------
 
-    def arrived(self, cmd: Command, *, is_io: bool) -> None:
+    def arrived(self, cmd: Command) -> None:
         """Note a command for the trace. One whose CID is in use gets an answer, but the trace keeps the other."""
         if self._association.subsystem.trace is not None and cmd.cid not in self.outstanding:
-            self._responder.traced.arrived(cmd, is_io=is_io)
+            self._responder.traced[cmd.cid] = cmd, clock()
 
     def capsule(self, cmd: Command, data: memoryview, now: float) -> None:
         """Execute a command. `data`: its in-capsule data, valid during the call."""

@@ -2,17 +2,19 @@
 
 Reads and writes in a capsule that are plain are recorded by the batch processor itself, in one go. Everything else is
 noted here when it arrives, gets its start when the media is asked, and is recorded when its response is queued: refused
-commands too, which never reach the media. While no trace is on nothing is noted, and each hook is one look at an empty
-dict.
+commands too, which never reach the media. What a record says is worked out at the end, from the SQE and the operation.
+While no trace is on nothing is noted, and each hook is one look at an empty dict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ocssd_tcp.media.trace import TraceRing, clock
+from ocssd_tcp.media.trace import clock
 from ocssd_tcp.ocssd.trace_format import MASK_BITS, TraceFlag
+from ocssd_tcp.structdef import struct_of
+from ocssd_tcp.wire.layouts import SQE
 from ocssd_tcp.wire.opcodes import Admin, Io
 from ocssd_tcp.wire.status import Status
 
@@ -22,10 +24,15 @@ if TYPE_CHECKING:
     from ocssd_tcp.controller.queue import QueuePair
     from ocssd_tcp.media.ops import MediaOp
 
-_FUA_BIT = 1 << 30
+_fields = struct_of(SQE, ("opc", "nsid", "cdw12")).unpack_from
 _LAST_BIT = MASK_BITS - 1
-_WITH_ADDRESS = frozenset({Io.READ, Io.WRITE, Io.VECTOR_RESET, Io.VECTOR_READ, Io.VECTOR_WRITE, Io.VECTOR_COPY})
-_SCALAR = frozenset({Io.READ, Io.WRITE})
+_FUA_BIT = 1 << 30
+_NEVER = (0, None, None)
+_WITH_ADDRESS = frozenset(
+    map(int, (Io.READ, Io.WRITE, Io.VECTOR_RESET, Io.VECTOR_READ, Io.VECTOR_WRITE, Io.VECTOR_COPY))
+)
+_SCALAR = frozenset(map(int, (Io.READ, Io.WRITE)))
+_FABRICS, _CID_CONFLICT = int(Admin.FABRICS), int(Status.CID_CONFLICT)
 
 PLAIN = int(TraceFlag.PLAIN | TraceFlag.HAS_EXTENT)
 _FUA, _HAS_EXTENT = int(TraceFlag.FUA), int(TraceFlag.HAS_EXTENT)
@@ -39,77 +46,84 @@ def pu_mask(addresses: Iterable[int], shift: int) -> int:
     return mask
 
 
-class TracedCommand:
-    """A command under way. The fields are those of TRACE_RECORD; `pu_mask` 0: the units follow from the extent."""
+class TracedRun(NamedTuple):
+    """A write of the batch processor that waits for its data: its SQE, and what the record says of its place."""
 
-    __slots__ = ("arrival", "cid", "flags", "lba", "nlb", "nsid", "opcode", "pu_mask", "start")
-
-    def __init__(
-        self, opcode: int, cid: int, nsid: int, lba: int, nlb: int, *, pu_mask: int, flags: int, arrival: int
-    ) -> None:
-        self.opcode = opcode
-        self.cid = cid
-        self.nsid = nsid
-        self.lba = lba
-        self.nlb = nlb
-        self.pu_mask = pu_mask
-        self.flags = flags
-        self.arrival = arrival
-        self.start = 0
-
-    def started(self, op: MediaOp, namespace: Namespace) -> None:
-        """The media is asked, perhaps once more: where a list of addresses goes is known by now."""
-        self.start = clock()
-        extents = [extent for extent in (*op.extents, *op.destinations) if extent.chunk >= 0]
-        if self.opcode in _SCALAR or self.pu_mask or not extents:
-            return
-        if not self.flags & _HAS_EXTENT:
-            self.nlb = len(op.extents) - 1 & 0xFFFF
-        self.flags |= _HAS_EXTENT
-        addresses, chk_len = namespace.addresses, namespace.geometry.chk_len
-        self.lba = addresses.lba(extents[0].chunk, extents[0].lblk)
-        self.pu_mask = pu_mask((addresses.address_chunk(extent.chunk) for extent in extents), chk_len)
-
-    def record(self, ring: TraceRing, queue: QueuePair, status: int) -> None:
-        """The response is queued: write the record."""
-        ring.put(
-            self.nsid, self.arrival, self.start, clock(), self.lba, self.pu_mask, self.nlb, self.cid,
-            self.opcode, self.flags, status, queue.qid, queue.association.cntlid,
-        )  # fmt: skip
+    sqe: bytes
+    lba: int
+    pu_mask: int
 
 
-class CommandsUnderWay(dict[int, TracedCommand]):
-    """The traced commands of one queue, by CID."""
+class CommandsUnderWay(dict[int, tuple["Command | TracedRun", int]]):
+    """The traced commands of one queue, by CID: what is known of them, and when they arrived.
 
-    __slots__ = ()
+    `asked`: when the media was asked for them, and for which operation. Plain tuples, as every command makes them.
+    """
 
-    def arrived(self, cmd: Command, *, is_io: bool) -> None:
-        """A command has arrived, whose CID is not in use."""
-        lba = nlb = flags = 0
-        if is_io and cmd.opc in _WITH_ADDRESS:
-            lba, nlb, flags = cmd.cdw10 | cmd.cdw11 << 32, cmd.cdw12 & 0xFFFF, _HAS_EXTENT
-            if cmd.cdw12 & _FUA_BIT:
-                flags |= _FUA
-        nsid = 0 if cmd.opc == Admin.FABRICS else cmd.nsid  # where a fabrics command has its type
-        self[cmd.cid] = TracedCommand(cmd.opc, cmd.cid, nsid, lba, nlb, pu_mask=0, flags=flags, arrival=clock())
+    __slots__ = ("asked",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: dict[int, tuple[int, MediaOp | None, Namespace | None]] = {}
 
     def started(self, cid: int, op: MediaOp, namespace: Namespace) -> None:
-        """The media is about to be asked for a command."""
-        command = self.get(cid)
-        if command is not None:
-            command.started(op, namespace)
+        """The media is about to be asked for a command, perhaps once more."""
+        if cid in self:
+            self.asked[cid] = (clock(), op, namespace)
 
     def landed(self, cid: int) -> None:
         """The data of a plain write are where they belong: the media takes no time for it."""
-        command = self.get(cid)
-        if command is not None:
-            command.start = clock()
+        if cid in self:
+            self.asked[cid] = (clock(), None, None)
 
     def completed(self, queue: QueuePair, cid: int, status: int) -> None:
-        """A command's response is queued. `status`: without DNR."""
-        if status == Status.CID_CONFLICT:
+        """A command's response is queued: write its record. `status`: without DNR."""
+        if status == _CID_CONFLICT or cid not in self:
             return  # the answer is not to the command that has this CID
-        command = self.pop(cid, None)
-        ring = queue.association.subsystem.trace
-        if command is not None and ring is not None:
-            command.record(ring, queue, status)
+        command, arrival = self.pop(cid)
+        start, op, namespace = self.asked.pop(cid, _NEVER)
+        association = queue.association
+        ring = association.subsystem.trace
+        if ring is None:
+            return
+        mask = 0
+        if isinstance(command, TracedRun):
+            opcode, nsid, cdw12 = _fields(command.sqe)
+            lba, mask, nlb, flags = command.lba, command.pu_mask, cdw12 & 0xFFFF, PLAIN
+        else:
+            opcode, nsid, lba, nlb, flags = command.opc, command.nsid, 0, 0, 0
+            if opcode == _FABRICS:
+                nsid = 0  # a fabrics command has its type there
+            elif queue.qid:
+                if opcode in _WITH_ADDRESS:
+                    lba, nlb, flags = command.cdw10 | command.cdw11 << 32, command.cdw12 & 0xFFFF, _HAS_EXTENT
+                    if command.cdw12 & _FUA_BIT:
+                        flags |= _FUA
+                if op is not None and namespace is not None and op.extents and opcode not in _SCALAR:
+                    if not flags:
+                        nlb = len(op.extents) - 1 & 0xFFFF
+                    flags |= _HAS_EXTENT
+                    lba, mask = _place_of(op, namespace, lba)
+        ring.put(
+            nsid, arrival, start, clock(), lba, mask, nlb, cid, opcode, flags, status, queue.qid, association.cntlid
+        )
+
+    def clear(self) -> None:
+        """The queue has gone: what was under way ends without an answer."""
+        super().clear()
+        self.asked.clear()
+
+
+def _place_of(op: MediaOp, namespace: Namespace, otherwise: int) -> tuple[int, int]:
+    """The first LBA of an operation that names a chunk (`otherwise` if none does), and the bits of all its units."""
+    geometry = namespace.geometry
+    num_chk, num_pu, pu_len = geometry.num_chk, geometry.num_pu, geometry.pu_len
+    mask = 0
+    extents = [*op.extents, *op.destinations] if op.destinations else op.extents
+    for unit in {extent.chunk // num_chk for extent in extents}:
+        if unit >= 0:
+            mask |= 1 << ((unit // num_pu << pu_len | unit % num_pu) & _LAST_BIT)
+    for extent in extents:
+        if extent.chunk >= 0:
+            return namespace.addresses.lba(extent.chunk, extent.lblk), mask
+    return otherwise, mask
