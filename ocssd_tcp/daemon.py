@@ -18,6 +18,7 @@ from ocssd_tcp import __version__
 from ocssd_tcp.commands.context import Health, SubsystemConfig
 from ocssd_tcp.commands.dials import Dials, Limit
 from ocssd_tcp.commands.namespace import Namespace
+from ocssd_tcp.config import ConfigError
 from ocssd_tcp.config.inputs import Inputs, read_inputs
 from ocssd_tcp.config.sample import effective
 from ocssd_tcp.config.schema import Config
@@ -91,10 +92,21 @@ def run(config: Config, *, announce: Announce) -> int:
     """Serve the drive until SIGTERM or SIGINT; the exit status.
 
     `announce(nqn, addresses)` is called once hosts are accepted, with the ports that were chosen. StoreError: the
-    drive cannot be used. OSError: an address cannot be listened on (its `filename` is that address).
+    drive cannot be used. OSError: an address cannot be listened on (its `filename` is that address). ConfigError: this
+    process has none of `target.cpus`.
     """
+    if config.target.cpus:
+        _pin(config.target.cpus)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, announce))
+
+
+def _pin(cpus: Sequence[int]) -> None:
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        usable = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise ConfigError("target.cpus", f"= {list(cpus)}: none is there; this process may use {usable}") from error
 
 
 async def _serve(config: Config, announce: Announce) -> int:

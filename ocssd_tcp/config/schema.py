@@ -138,6 +138,12 @@ class TargetConfig:
         "Most data of one command, as a power of two of 4 KiB pages: 7 is 512 KiB. 0: no limit. "
         "It has to cover a vector command of 64 blocks with metadata and its list.",
     )
+    cpus: tuple[int, ...] = key(
+        (),
+        list_of(integer(0, 4095), may_be_empty=True),
+        "CPUs that the daemon may run on: one of its own keeps its caches warm. Empty: any.",
+        example="[2]",
+    )
     poll_us: int = key(
         0,
         integer(0, 1_000_000),

@@ -25,6 +25,7 @@ queue_entries = 128
 max_controllers = 2
 in_capsule_bytes = "8 KiB"
 mdts = 0
+cpus = [3, 1]
 poll_us = 50
 congestion = "bbr"
 [observe]
@@ -101,7 +102,8 @@ def test_no_configuration_is_the_documented_default(tmp_path: Path, monkeypatch:
     assert target.listen == (Address("127.0.0.1", 4420),)
     assert (target.advertise, target.nqn, target.allowed_hosts) == ((), None, None)
     assert (target.max_queues, target.queue_entries, target.max_controllers) == (64, 1024, 256)
-    assert (target.in_capsule_bytes, target.mdts, target.poll_us, target.congestion) == (8192, 7, 0, "")
+    assert (target.in_capsule_bytes, target.mdts, target.cpus) == (8192, 7, ())
+    assert (target.poll_us, target.congestion) == (0, "")
     assert config.observe.log_level == "info"
     assert (drive.path, drive.serial, drive.keep_allocated) == (tmp_path / "ocssd-drive", "OC000001", 64)
     assert (namespace.num_grp, namespace.num_pu, namespace.num_chk, namespace.clba) == (2, 4, 60, 4096)
@@ -124,6 +126,7 @@ def test_every_key_of_a_file_arrives(tmp_path: Path) -> None:
     assert target.allowed_hosts == ("nqn.2014-08.org.nvmexpress:uuid:0", "any name")
     assert (target.max_queues, target.queue_entries, target.max_controllers) == (8, 128, 2)
     assert (target.poll_us, target.congestion, config.observe.log_level) == (50, "bbr", "debug")
+    assert target.cpus == (3, 1)
     drive = config.drive
     assert (drive.path, drive.serial, drive.model, drive.keep_allocated) == (tmp_path / "drive0", "OC1", "a model", 0)
     first, second = config.namespaces

@@ -53,6 +53,7 @@ def namespace(*lines: str) -> str:
         (target('max_queues = "8"'), ['target.max_queues = "8"', "a whole number"]),
         (target("queue_entries = 1"), ["target.queue_entries = 1", "2 to 65536"]),
         (target("max_controllers = 65520"), ["target.max_controllers = 65520", "1 to 65519"]),
+        (target("cpus = [0, -1]"), ["target.cpus", "not -1", "from 0 to 4095"]),
         (target("poll_us = -1"), ["target.poll_us = -1", "0 to 1000000"]),
         (target("mdts = 17"), ["target.mdts = 17", "0 to 16"]),
         (target(f"mdts = 0x{'f' * 6000}"), ["target.mdts = 0xfff", "0 to 16"]),
