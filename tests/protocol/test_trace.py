@@ -191,6 +191,19 @@ def test_data_in_pieces_keep_the_commands_arrival(target: Target, tmp_path: Path
     assert record["arrival"] < record["start"] <= record["completion"]
 
 
+def test_writes_that_land_in_turn_keep_their_places(target: Target, tmp_path: Path) -> None:
+    host = target.host()
+    ring = start(target, tmp_path / "trace")
+    (first,) = host.io.ask(capsule(WRITE, 5, nsid=1, slba=0, cdw12=3, sgl_length=UNIT))
+    (second,) = host.io.ask(capsule(WRITE, 6, nsid=1, slba=4, cdw12=3, sgl_length=UNIT))
+    host.io.feed(h2c(6, second.ttag, 0, bytes(UNIT)))
+    assert len(records_of(ring)) == 0
+    host.io.feed(h2c(5, first.ttag, 0, bytes(UNIT)))
+    found = {int(record["cid"]): record for record in records_of(ring)}
+    assert {cid: (int(record["lba"]), int(record["nlb"])) for cid, record in found.items()} == {5: (0, 3), 6: (4, 3)}
+    assert all(0 < record["arrival"] < record["start"] <= record["completion"] for record in found.values())
+
+
 def test_a_cid_in_use_leaves_the_record_to_the_first_command(target: Target, tmp_path: Path) -> None:
     host = target.host()
     ring = start(target, tmp_path / "trace")

@@ -61,18 +61,18 @@ def test_without_filters_the_media_is_the_engine() -> None:
     assert build_stack(engine, Layers()) is engine
 
 
-def test_operations_pass_trace_limits_latency_faults_and_rules_in_this_order() -> None:
+def test_operations_pass_limits_latency_faults_and_rules_in_this_order() -> None:
     engine = Recorder()
-    names = ("faults", "limits", "rules", "trace", "latency")
+    names = ("faults", "limits", "rules", "latency")
     layers = Layers(**{name: lambda inner, name=name: Named(inner, name, engine.seen) for name in names})
     finished: list[MediaOp] = []
     build_stack(engine, layers).submit(MediaOp(OpKind.READ, (), finished.append))
-    assert engine.seen == ["trace", "limits", "latency", "faults", "rules", "engine"]
+    assert engine.seen == ["limits", "latency", "faults", "rules", "engine"]
     assert len(finished) == 1
 
 
 def test_what_a_filter_passes_goes_to_the_inner_media_untouched() -> None:
     engine = Recorder()
-    media = build_stack(engine, Layers(trace=lambda inner: Named(inner, "trace", engine.seen)))
+    media = build_stack(engine, Layers(limits=lambda inner: Named(inner, "limits", engine.seen)))
     media.submit(MediaOp(OpKind.FLUSH, (), lambda op: None))
     assert engine.seen == ["engine"]

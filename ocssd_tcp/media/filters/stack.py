@@ -16,7 +16,6 @@ Layer: TypeAlias = Callable[[Media], Media]
 class Layers:
     """The layers of one namespace, outermost first; None: not configured. May be changed while the drive runs."""
 
-    trace: Layer | None = None
     limits: Layer | None = None
     latency: Layer | None = None
     faults: Layer | None = None
