@@ -6,13 +6,13 @@ operation for the media, or a request for the data it needs first; in that case 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.registry import Command, Reply
-from ocssd_tcp.media.ops import MediaOp
+from ocssd_tcp.media.ops import Extent, MediaOp, OpKind
 from ocssd_tcp.wire.opcodes import SglType
 from ocssd_tcp.wire.status import Status
 
@@ -92,3 +92,21 @@ class IoCommand:
     def fua(self) -> bool:
         """Whether a write is durable before it completes: by its FUA bit, or because the write cache is off."""
         return self.fua_bit or not self.controller.volatile_write_cache
+
+    def read_op(self, extents: Sequence[Extent], *, vector: bool) -> MediaOp:
+        """The READ of a scalar or vector command, by the rules that its controller has chosen."""
+        return MediaOp(
+            OpKind.READ,
+            extents,
+            self.done,
+            dulbe=self.controller.dulbe(self.cmd.nsid),
+            fua=self.fua_bit,
+            feedback=self.controller.media_feedback(vector=vector),
+            context=self,
+        )
+
+    def write_op(self, extents: Sequence[Extent], list_bytes: int = 0) -> MediaOp:
+        """The WRITE of data that is in the capsule, behind `list_bytes` of list; else the RESERVE of its place."""
+        if self.in_capsule:
+            return MediaOp(OpKind.WRITE, extents, self.done, data=self.capsule[list_bytes:], fua=self.fua, context=self)
+        return MediaOp(OpKind.RESERVE, extents, self.done, fua=self.fua, context=self)

@@ -31,15 +31,7 @@ def read(io: IoCommand) -> Answer:
     if io.cmd.sgl_length != n_blocks * io.namespace.geometry.block_stride:
         return Status.DATA_SGL_LENGTH_INVALID
     extents = io.namespace.addresses.scalar_runs(_slba(io), n_blocks)
-    return MediaOp(
-        OpKind.READ,
-        extents,
-        io.done,
-        dulbe=io.controller.dulbe(io.cmd.nsid),
-        fua=io.fua_bit,
-        feedback=io.controller.media_feedback(vector=False),
-        context=io,
-    )
+    return io.read_op(extents, vector=False)
 
 
 @command(Queue.IO, Io.WRITE, Transfer.WRITE, nsid=Nsid.ACTIVE, writes_media=True)
@@ -54,9 +46,7 @@ def write(io: IoCommand) -> Answer:
         return Status.INVALID_FIELD
     if len(extents) > 1:
         return Status.WRITE_FAULT  # past the end of its chunk's field: those blocks are another chunk's, or none's
-    if io.in_capsule:
-        return MediaOp(OpKind.WRITE, extents, io.done, data=io.capsule, fua=io.fua, context=io)
-    return MediaOp(OpKind.RESERVE, extents, io.done, fua=io.fua, context=io)
+    return io.write_op(extents)
 
 
 @command(Queue.IO, Io.DATASET_MANAGEMENT, Transfer.HOST_TO_CONTROLLER, nsid=Nsid.ACTIVE, writes_media=True)

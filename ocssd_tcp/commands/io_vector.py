@@ -49,15 +49,7 @@ def vector_read(io: IoCommand) -> Answer:
     if io.cmd.sgl_length != n * io.namespace.geometry.block_stride:
         return Status.DATA_SGL_LENGTH_INVALID
     extents = io.namespace.addresses.runs(lists[0])
-    return MediaOp(
-        OpKind.READ,
-        extents,
-        io.done,
-        dulbe=io.controller.dulbe(io.cmd.nsid),
-        fua=io.fua_bit,
-        feedback=io.controller.media_feedback(vector=True),
-        context=io,
-    )
+    return io.read_op(extents, vector=True)
 
 
 @command(Queue.IO, Io.VECTOR_WRITE, Transfer.WRITE, nsid=Nsid.ACTIVE, writes_media=True)
@@ -78,9 +70,7 @@ def vector_write(io: IoCommand) -> Answer:
     if not right_length:
         return Status.DATA_SGL_LENGTH_INVALID
     extents = io.namespace.addresses.runs(lists[0])
-    if io.in_capsule:
-        return MediaOp(OpKind.WRITE, extents, io.done, data=io.capsule[list_bytes:], fua=io.fua, context=io)
-    return MediaOp(OpKind.RESERVE, extents, io.done, fua=io.fua, context=io)
+    return io.write_op(extents, list_bytes)
 
 
 @command(Queue.IO, Io.VECTOR_RESET, Transfer.NONE, nsid=Nsid.ACTIVE, writes_media=True)
