@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import secrets
@@ -125,12 +126,14 @@ async def _serve(config: Config, announce: Announce) -> int:
             max_connections=target.max_controllers * (target.max_queues + 1) + 1024,
         )
     )
-    # Before the drive is touched: a port in use leaves no trace.
-    addresses = [server.adopt(sock, Address) for sock in inherited(os.environ)] or server.listen(target.listen)
-    syncer = ThreadSyncer(loop)
-    observatory = Observatory(server)
-    try:
+    async with contextlib.AsyncExitStack() as undo:
+        undo.callback(server.close_listeners)
+        # Before the drive is touched: a port in use leaves no trace.
+        addresses = [server.adopt(sock, Address) for sock in inherited(os.environ)] or server.listen(target.listen)
+        observatory = Observatory(server)
+        undo.callback(observatory.close)
         observed = observatory.listen(config.observe.listen)
+        syncer = ThreadSyncer(loop)
         store = open_store(
             config.drive.path,
             [namespace.geometry for namespace in config.namespaces],
@@ -140,30 +143,33 @@ async def _serve(config: Config, announce: Announce) -> int:
             states={index: given.states for index, given in enumerate(inputs) if given.states is not None},
             failed_units=_with_failed_units(config, inputs),
         )
-    except BaseException:
-        server.close_listeners()
-        observatory.close()
-        syncer.close()
-        raise
-    try:
-        nqn = target.nqn or f"nqn.2014-08.org.nvmexpress:uuid:{store.uuid}"
+        undo.callback(store.close)
+        undo.callback(syncer.close)
         timers = LoopTimers(loop)
+        undo.callback(timers.close)
+        nqn = target.nqn or f"nqn.2014-08.org.nvmexpress:uuid:{store.uuid}"
         namespaces = _namespaces(config, store)
         dials = Dials(namespaces, timers)
         _dial(config, dials)
         directory = _directory(config, nqn, namespaces, addresses, timers.now())
         tracing = Tracing(directory.subsystem, config.trace.path, config.trace.size, _trace_info(config, nqn))
+        undo.callback(tracing.stop)
         if config.trace.path is not None:
             tracing.start()
         injectors = _arm(namespaces, inputs, seed)
+        await observatory.start(directory, injectors)
+        undo.push_async_callback(observatory.stop)
         control = ControlServer(Commands(Controls(server, directory, dials, tracing, injectors).verbs()))
         if config.control.socket is not None:
             await control.start(config.control.socket)
+            undo.push_async_callback(control.stop)
         housekeeper = Housekeeper(loop, store.engines)
-        await observatory.start(directory, injectors)
+        undo.callback(housekeeper.close)
         server.start(directory)
+        undo.push_async_callback(server.stop, DRAIN_SECONDS)
         peers = Peers(directory.discovery, config.discovery.peers, config.discovery.refresh_seconds, nqn)
         peers.start()
+        undo.push_async_callback(peers.stop)
         gc.collect()
         gc.freeze()
         log.info("drive is open", path=str(config.drive.path), nqn=nqn, listening=[str(a) for a in addresses])
@@ -175,17 +181,7 @@ async def _serve(config: Config, announce: Announce) -> int:
         await stopping.wait()
         log.info("drive is closing")
         notifier.stopping()
-        await peers.stop()
-        housekeeper.close()
-        await control.stop()
         observatory.closing()
-        await server.stop(DRAIN_SECONDS)
-        await observatory.stop()
-        tracing.stop()
-        timers.close()
-    finally:
-        syncer.close()
-        store.close()
     log.info("drive is closed")
     return 0
 

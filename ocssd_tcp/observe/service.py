@@ -58,7 +58,7 @@ class Observatory:
         await self._http.stop()
 
     def close(self) -> None:
-        """Give the address back: the drive was never opened."""
+        """Give the address back."""
         self._http.close()
 
     # --- pages --------------------------------------------------------------------------------------------
