@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from ocssd_tcp import __version__
+from ocssd_tcp.cli.host_bench import bench
 from ocssd_tcp.cli.host_demo import demo
 from ocssd_tcp.cli.host_io import copy, read, reset, write
 from ocssd_tcp.cli.host_show import chunks, discover, info
@@ -25,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (discover, info, chunks, read, write, reset, copy, demo, verify, trace):
+for command in (discover, info, chunks, read, write, reset, copy, demo, verify, bench, trace):
     main.add_command(command)
