@@ -111,13 +111,13 @@ async def _bench(session: Session, keep: bool, options: dict[str, Any]) -> None:
                 await load.measure()
                 if load.work.verify:
                     await load.read_back()
+            if session.as_json:
+                emit(result(load, options["mode"]))
+            else:
+                show(load, options["mode"])
         finally:
             if not keep:
                 await load.tidy_up()
-        if session.as_json:
-            emit(result(load, options["mode"]))
-        else:
-            show(load, options["mode"])
         if load.wrong or any(stats.errors for stats in load.stats.values()):
             sys.exit(EXIT_STATUS)
 
@@ -259,20 +259,20 @@ def show(load: Load, mode: str) -> None:
         f"{mode}: {size_text(work.n_blocks * load.drive.block_bytes)} per command, {work.qd} in flight on each of "
         f"{work.connections} connections{form}, {load.elapsed:.1f} s; latencies in us"
     )
-    table = Table(Column())
-    for heading in ("commands", "IOPS", "MB/s", "mean", *_QUANTILES, "max", "errors"):
+    table = Table(Column(), box=None, pad_edge=False)
+    for heading in ("commands", "IOPS", "MB/s", "mean", *_QUANTILES, "max"):
         table.add_column(heading, justify="right")
     for stats in _rows(load):
         found = _figures(load, stats)
         cells = [str(found["commands"]), f"{found['iops']:.0f}", f"{found['mb_per_s']:.1f}"]
         cells += [f"{value:.0f}" for value in found["latency_us"].values()]
-        table.add_row(stats.name, *cells, str(sum(stats.errors.values())))
+        table.add_row(stats.name, *cells)
     out = console()
     out.print(what, soft_wrap=True)
     out.print(table)
     for stats in load.stats.values():
         for status, count in stats.errors.items():
-            out.print(f"{count} x {stats.name}: {describe(status)}", style="red", markup=False)
+            out.print(f"{count} x {stats.name} failed: {describe(status)}", style="red", markup=False)
     if load.first_wrong is not None:
         first = address_text(load.drive, load.first_wrong)
         out.print(f"DIFFERENT: {load.wrong} blocks; the first is {first}", style="red")

@@ -349,7 +349,7 @@ class Load:
         sequential = table["ct"] & ChunkType.SEQUENTIAL != 0
         free = np.flatnonzero((table["cs"] == ChunkState.FREE) & sequential & (table["cnlb"] == geometry.clba))
         turn = free[np.lexsort((free // geometry.num_chk, free % geometry.num_chk))]
-        width = self.work.n_blocks // self._write_run
+        width = max(1, self.work.n_blocks // self._write_run)
         n_written = self._n_writers * width
         n_needed = n_written + (self.work.read_share > 0)
         if len(turn) < n_needed:
