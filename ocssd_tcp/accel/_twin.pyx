@@ -115,6 +115,7 @@ cdef class Processor:
     cdef uint16_t *cids
     cdef uint16_t *tags
     cdef Write **writes
+    cdef Write *spare  # writes of one run that are free, linked by `space`
     cdef readonly int n_writes
     cdef int n_slots
     cdef int last_tag  # -1: not taken from the connection yet
@@ -160,8 +161,12 @@ cdef class Processor:
 
     def __dealloc__(self):
         cdef int i
+        cdef Write *write
         for i in range(self.n_writes):
             free(self.writes[i])
+        while self.spare:
+            write, self.spare = self.spare, <Write *>self.spare.space
+            free(write)
         free(self.cids)
         free(self.tags)
         free(self.writes)
@@ -218,7 +223,11 @@ cdef class Processor:
         return transfer
 
     cdef void forget(self, int index) noexcept:
-        free(self.writes[index])
+        cdef Write *write = self.writes[index]
+        if write.n_runs == 1:
+            write.space, self.spare = <void *>self.spare, write
+        else:
+            free(write)
         self.n_writes -= 1
         self.cids[index] = self.cids[self.n_writes]
         self.tags[index] = self.tags[self.n_writes]
@@ -238,7 +247,10 @@ cdef class Processor:
             if self.index_of(self.tags, tag) < 0 and tag not in self.connection.transfers:
                 break
         self.last_tag = tag
-        write = <Write *>malloc(sizeof(Write) + n_runs * sizeof(Run))
+        if n_runs == 1 and self.spare:
+            write, self.spare = self.spare, <Write *>self.spare.space
+        else:
+            write = <Write *>malloc(sizeof(Write) + n_runs * sizeof(Run))
         if not write:
             raise MemoryError
         write.space = <void *>space

@@ -24,6 +24,7 @@ cdef class Space:
     cdef const uint64_t *address
     cdef const uint64_t *table
     cdef uint32_t *reserved
+    cdef uint8_t *dirty
     cdef uint64_t nsze, n_chunks
     cdef uint32_t lbk_len, lbk_mask, chk_len, chk_mask, stride, ws_min, mw_cunits
     cdef uint64_t reads, vector_reads, blocks_read, writes, vector_writes, blocks_written
@@ -36,6 +37,7 @@ cdef class Space:
         self.address = <const uint64_t *>address_of(tables.address)
         self.table = <const uint64_t *>address_of(tables.table)
         self.reserved = <uint32_t *>address_of(tables.reserved)
+        self.dirty = <uint8_t *>address_of(tables.dirty)
         self.nsze, self.n_chunks = geometry.nsze, engine.n_address_chunks
         self.lbk_len, self.lbk_mask = geometry.lbk_len, (1 << geometry.lbk_len) - 1
         self.chk_len, self.chk_mask = geometry.chk_len, (1 << geometry.chk_len) - 1
@@ -145,7 +147,7 @@ cdef class Space:
             publish_u64(&entry.wp, wp)
             self.readable[runs[i].chunk] = <uint32_t>(wp - self.mw_cunits) if wp > self.mw_cunits else 0
             self.reserved[runs[i].chunk] = 0
-            (<object>self.shards[runs[i].chunk >> self.chk_len]).is_dirty = True
+            self.dirty[runs[i].chunk >> self.chk_len] = 1
         return True
 
 

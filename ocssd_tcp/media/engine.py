@@ -38,14 +38,16 @@ class HotTables:
 
     `readable` ('I'): blocks that can be read from block 0 on: Open max(0, wp - mw_cunits), Closed wp, else 0 (random
     chunks too). `address` ('Q'): where block 0 is in the process's memory, 0 if the chunk does not exist.
-    `reserved` ('I'): what is under way to the chunk, as `PuShard` says. `table` ('Q', by address chunk >> chk_len):
-    where the chunk entries of the parallel unit are in the process's memory.
+    `reserved` ('I'): what is under way to the chunk, as `PuShard` says. And for each parallel unit, by address chunk >>
+    chk_len, `table` ('Q'): where its chunk entries are in the process's memory, and `dirty` ('B'): 1 from the first
+    change on that is not durable.
     """
 
     readable: memoryview
     address: memoryview
     reserved: memoryview
     table: memoryview
+    dirty: memoryview
 
 
 class Engine:

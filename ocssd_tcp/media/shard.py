@@ -41,7 +41,7 @@ class PuShard:
 
     `offset`: where its data begin in the flat memory. `table`: its log entries; `wear`: resets of each chunk (u32);
     `readable`, `reserved`: its parts of the engine's tables; `written`: a bit per block, or None.
-    `fd`: its data file, owned by the store.
+    `fd`: its data file, owned by the store. `dirty[0]`: whether the next flush has something to make durable.
 
     `reserved` is the short form of what is under way to a chunk. 0: nothing. A number of blocks: one plain append, of
     the blocks from wp to there; whoever set it aside may commit it by moving wp (the batch processor does). BUSY: more
@@ -51,7 +51,7 @@ class PuShard:
     __slots__ = (
         "_base", "_clba", "_fenced", "_flushed_states", "_holes", "_in_flight", "_maxoc", "_maxocpu",
         "_mw_cunits", "_pe_cycles", "_queues", "_shared", "_space", "_stale", "_stride", "_words",
-        "_ws_min", "fd", "flushed", "has_failed", "is_dirty", "n_open", "offset", "pu", "readable", "reserved",
+        "_ws_min", "dirty", "fd", "flushed", "has_failed", "n_open", "offset", "pu", "readable", "reserved",
         "table", "wear", "written",
     )  # fmt: skip
 
@@ -66,6 +66,7 @@ class PuShard:
         wear: memoryview,
         readable: memoryview,
         reserved: memoryview,
+        dirty: memoryview,
         written: WrittenMap | None,
         flushed: FlushedCopy,
     ) -> None:
@@ -78,6 +79,7 @@ class PuShard:
         self.wear = wear
         self.readable = readable
         self.reserved = reserved
+        self.dirty = dirty
         self.written = written
         self.flushed = flushed
         self._words = table.cast("Q")
@@ -92,7 +94,6 @@ class PuShard:
         self._maxocpu = geometry.maxocpu
         self._holes: dict[int, int] = {}  #: sequential chunk, always BUSY -> its first block whose write failed
         self.n_open = 0
-        self.is_dirty = False
         self.has_failed = False
         self._queues: dict[int, list[Reservation]] = {}  #: outstanding reservations of BUSY chunks, oldest first
         self._stale: dict[int, list[Reservation]] = {}  #: rolled back, but their owner may still be storing data
@@ -242,7 +243,7 @@ class PuShard:
         words = self._words
         at = chk * 4
         words[at + _WP] = wp
-        self.is_dirty = True
+        self.dirty[0] = 1
         if wp == words[at + _CNLB]:
             self._enter(chk, ChunkEvent.FILLED)
             self.n_open -= 1
@@ -356,7 +357,7 @@ class PuShard:
         self._shared.n_open -= 1
         self.readable[chk] = good
         self._stop_at_hole(chk)
-        self.is_dirty = True
+        self.dirty[0] = 1
 
     def find_holes(self, chks: Iterable[int]) -> None:
         """At start: which of these sequential chunks have blocks below wp whose write failed."""
@@ -381,7 +382,7 @@ class PuShard:
         if self.written is not None:
             self.written.mark(chk, lblk, n_blocks)
         self._enter(chk, ChunkEvent.WRITTEN)
-        self.is_dirty = True
+        self.dirty[0] = 1
 
     def find(self, chk: int, lblk: int, n_blocks: int) -> Reservation | None:
         """The run that `reserve_run` set aside, whether still good or rolled back meanwhile."""
@@ -453,7 +454,7 @@ class PuShard:
             shared.stats.n_media_errors += 1
         self.forget_written(chk)
         shared.stats.n_resets += 1
-        self.is_dirty = True
+        self.dirty[0] = 1
         if self._is_on_disk(chk):
             self._fenced.add(chk)
         elif not was_free:
@@ -478,7 +479,7 @@ class PuShard:
         self.table[chk * ENTRY_BYTES : chk * ENTRY_BYTES + 3] = bytes((state, kind, wli))
         is_plain = kind & ChunkType.SEQUENTIAL and state in (ChunkState.OPEN, ChunkState.CLOSED)
         self.readable[chk] = self._limit(chk) if is_plain else 0
-        self.is_dirty = True
+        self.dirty[0] = 1
         if state != ChunkState.FREE:
             shared.spares.pop(self._flat(chk), None)
         elif was != ChunkState.FREE:
@@ -499,7 +500,7 @@ class PuShard:
             if self.written is not None:
                 self.written.mark(chk, lblk, n_blocks)
             self._enter(chk, ChunkEvent.WRITTEN)
-            self.is_dirty = True
+            self.dirty[0] = 1
             return n_blocks
         wp = int(self._words[chk * 4 + _WP])
         n_counted = min(n_blocks, self.cnlb(chk) - wp)
@@ -556,7 +557,7 @@ class PuShard:
 
     def snapshot(self) -> Snapshot:
         """What a flush shall make durable."""
-        self.is_dirty = False
+        self.dirty[0] = 0
         payload = self.payload()
         self._in_flight = payload[: len(self.table) : ENTRY_BYTES]
         return Snapshot(self, payload, frozenset(self._fenced))
@@ -564,7 +565,8 @@ class PuShard:
     def settle(self, snapshot: Snapshot, *, is_durable: bool) -> None:
         """A flush has ended. Failed: the shard cannot be made durable any more."""
         if not is_durable:
-            self.has_failed = self.is_dirty = True
+            self.has_failed = True
+            self.dirty[0] = 1
             self._shared.stats.n_media_errors += 1
             return
         self._flushed_states, self._in_flight = self._in_flight, None

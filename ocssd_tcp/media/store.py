@@ -325,6 +325,7 @@ class _Opening:
             address=self._address.data.cast("B").cast("Q"),
             reserved=np.zeros(n_address_chunks, np.uint32).data.cast("B").cast("I"),
             table=self._table.data.cast("B").cast("Q"),
+            dirty=memoryview(bytearray(len(self._table))),
         )
         self.shared = Shared(geometry, memory)
         self.ncap = 0
@@ -360,6 +361,7 @@ class _Opening:
             wear=memory.view[wear : wear + files.wear_bytes].cast("I"),
             readable=self.tables.readable[first:last],
             reserved=self.tables.reserved[first:last],
+            dirty=self.tables.dirty[first >> geometry.chk_len :],
             written=written,
             flushed=files.flushed(pu),
         )
@@ -380,7 +382,7 @@ class _Opening:
                 self._restore(shard)
             self._check(shard, is_clean=superblock.is_clean)
             if not superblock.is_clean:
-                shard.is_dirty = True
+                shard.dirty[0] = 1
                 self._settle_resets(shard)
         if is_new_boot:
             self._namespace.sync_tables()

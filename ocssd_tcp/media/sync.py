@@ -72,7 +72,7 @@ class Flusher:
                 request.done(False)
             return
         shards = frozenset[PuShard]().union(*(request.shards for request in batch))
-        snapshots = [shard.snapshot() for shard in shards if shard.is_dirty and not shard.has_failed]
+        snapshots = [shard.snapshot() for shard in shards if shard.dirty[0] and not shard.has_failed]
         if not snapshots:
             self._finish(batch)
             return
