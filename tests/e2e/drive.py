@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.e2e.guest import GATEWAY
@@ -37,6 +38,9 @@ SINGLE_BLOCK_NAMESPACE = {**NAMESPACE, "num_pu": 1, "num_chk": 16, "ws_min": 1, 
 """Where one block can be written, as list form 0 needs, and read at once."""
 
 
+NO_KEYS: Mapping[str, Any] = MappingProxyType({})
+
+
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     """Poll until `condition` holds. TimeoutError after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -52,19 +56,26 @@ def content(seed: object, blocks: int) -> bytes:
 
 
 class Drive:
-    """The daemon on a loopback port that stays the same over restarts, with its configuration and data in `folder`."""
+    """The daemon on a loopback port that stays the same over restarts, with its configuration and data in `folder`.
 
-    def __init__(self, folder: Path) -> None:
+    `single`: keys of namespace 2 that are not as SINGLE_BLOCK_NAMESPACE has them. `faults`: the [[fault]] tables. The
+    environment, and with it the choice of the engine, is that of the tests.
+    """
+
+    def __init__(
+        self, folder: Path, *, single: Mapping[str, Any] = NO_KEYS, faults: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.log = folder / "daemon.log"
         self._config = folder / "drive.toml"
-        tables: list[tuple[str, dict[str, Any]]] = [
+        tables: list[tuple[str, Mapping[str, Any]]] = [
             ("[target]", {"listen": [f"127.0.0.1:{self.port}"], "advertise": [f"{GATEWAY}:{self.port}"], "nqn": NQN}),
             ("[drive]", {"path": "drive", "serial": SERIAL}),
             ("[[namespace]]", NAMESPACE),
-            ("[[namespace]]", SINGLE_BLOCK_NAMESPACE),
+            ("[[namespace]]", {**SINGLE_BLOCK_NAMESPACE, **single}),
+            *(("[[fault]]", fault) for fault in faults),
         ]
         # For texts, numbers and lists of them, JSON is TOML.
         lines = [[head, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())] for head, keys in tables]
@@ -113,6 +124,10 @@ class Drive:
             yield
         finally:
             self._running.send_signal(signal.SIGCONT)
+
+    def engine(self) -> str:
+        """What `--version` calls the engine that the process has in its memory."""
+        return "compiled" if "/_twin." in Path(f"/proc/{self._running.pid}/maps").read_text() else "python"
 
     def connections(self) -> int:
         """TCP connections that the daemon's side holds open, as the machine's kernel counts them."""
