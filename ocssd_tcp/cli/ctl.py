@@ -72,7 +72,7 @@ def ctl(
 
     `help` (the default VERB) lists the verbs and their arguments: info, statistics, fault-list, fault-add,
     fault-remove, fault-clear, latency-show, latency-set, latency-off, limits-show, limits-set, chunk-show, chunk-set,
-    trace-show, trace-start, trace-stop, trace-rotate.
+    chunk-notify, trace-show, trace-start, trace-stop, trace-rotate.
 
     \b
       ocssd-tcpd ctl --config drive.toml fault-add kind=early-close pu=3 chk=0-7 probability=0.25 seed=42

@@ -14,6 +14,7 @@ from ocssd_tcp.commands.dials import Dials, Limit
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.config.values import Kind, choice, integer, number, size
 from ocssd_tcp.controller.directory import Directory
+from ocssd_tcp.media.events import Notice
 from ocssd_tcp.media.filters.faults import FaultInjector
 from ocssd_tcp.media.filters.latency import FLASH, LatencyParams
 from ocssd_tcp.media.trace import TraceRing
@@ -22,7 +23,7 @@ from ocssd_tcp.observe.reports import about, chunk_fields, statistics
 from ocssd_tcp.observe.tracing import Tracing
 from ocssd_tcp.ocssd.fault_rules import FaultKind, FaultRule
 from ocssd_tcp.ocssd.geometry import U32_MAX
-from ocssd_tcp.ocssd.layouts import ChunkState
+from ocssd_tcp.ocssd.layouts import ChunkState, NotificationState
 from ocssd_tcp.ocssd.lines import ANY, parse_span, span_text
 from ocssd_tcp.transport.aio import Server
 
@@ -68,6 +69,9 @@ def verb(*arguments: Argument, changes: bool = False) -> Callable[[_H], _H]:
         return method
 
     return register
+
+
+_NOTICES = {state.name.lower().replace("_", "-"): state for state in NotificationState if state.name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +271,18 @@ class Controls:
         namespace, chunk = self._chunk(nsid, grp, pu, chk)
         namespace.engine.set_chunk(chunk, ChunkState[state.upper()], wp)
         return chunk_fields(namespace, chunk)
+
+    @verb(
+        *_CHUNK,
+        Argument("state", choice(*_NOTICES), "What there is to say about it.", required=True),
+        changes=True,
+    )
+    async def chunk_notify(self, nsid: int, grp: int, pu: int, chk: int, state: str) -> Json:
+        """Raises a chunk notification (log page D0h and its event), such as that of a refresh by the drive."""
+        namespace, chunk = self._chunk(nsid, grp, pu, chk)
+        notifications = self.directory.subsystem.notifications
+        notifications.add(nsid, Notice(namespace.addresses.lba(chunk), _NOTICES[state]))
+        return {"nsid": nsid, "nc": notifications.count, "state": state}
 
     # --- trace ----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from ocssd_tcp.observe.control import LINE_BYTES, MAX_CONNECTIONS, Commands, Con
 from ocssd_tcp.observe.logging import RateLimiter
 from ocssd_tcp.observe.tracing import Tracing
 from ocssd_tcp.observe.verbs import Controls
+from ocssd_tcp.ocssd.layouts import CHUNK_NOTIFICATION
 from ocssd_tcp.ocssd.trace_format import read_trace
 from ocssd_tcp.transport.aio import Server
 from tests.support_target import READ, SMALL, Host, Target, pattern
@@ -268,6 +269,17 @@ async def test_a_chunk_is_put_into_a_state(drive: Drive, asked: dict[str, Any], 
     others = [state for at, state in enumerate(drive.target.chunks(2)) if at != 7]
     assert others == [(1, 0)] * 7
     assert drive.target.chunks(1) == [(1, 0)] * 8
+
+
+@pytest.mark.parametrize(
+    ("state", "bits"), [("refreshed", 1 << 4), ("error-rate-high", 1 << 2), ("wear-index", 1 << 8)]
+)
+async def test_a_notification_is_raised_by_hand(drive: Drive, state: str, bits: int) -> None:
+    raised = await drive.result("chunk-notify", nsid=2, grp=0, pu=1, chk=3, state=state)
+    assert raised == {"nsid": 2, "nc": 1, "state": state}
+    entry = CHUNK_NOTIFICATION.unpack_from(drive.target.directory.subsystem.notifications.page(2))
+    lba = drive.target.namespaces[1].addresses.join(0, 1, 3)
+    assert (entry["nc"], entry["lba"], entry["nsid"], entry["state"], entry["mask"]) == (1, lba, 2, bits, 2)
 
 
 async def test_hosts_meet_a_chunk_that_was_put_into_a_state(drive: Drive) -> None:
