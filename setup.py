@@ -50,7 +50,7 @@ setup(
             "ocssd_tcp.accel._twin",
             ["ocssd_tcp/accel/_twin.pyx"],
             include_dirs=[str(GENERATED), "ocssd_tcp/accel"],
-            depends=[f"ocssd_tcp/accel/{name}" for name in ("crc32c.h", "output.pxi", "space.pxi")],
+            depends=[str(path) for path in (Path("ocssd_tcp") / "accel").glob("*.[hp]*")],
             extra_compile_args=["-O2"],
             optional=True,
         )

@@ -23,40 +23,10 @@ from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer
 
 include "layouts.pxi"
 
-cdef extern from "crc32c.h" nogil:
-    void crc32c_prepare()
-    uint32_t crc32c(uint32_t before, const void *data, size_t length)
-
-cdef extern from *:
-    """
-    #include <sys/uio.h>
-    #include <time.h>
-    static inline uint64_t load_u64(const void *at) { uint64_t word; memcpy(&word, at, sizeof word); return word; }
-    static inline uint32_t load_u32(const void *at) { uint32_t word; memcpy(&word, at, sizeof word); return word; }
-    static inline void store_u32(void *at, uint32_t word) { memcpy(at, &word, sizeof word); }
-    static inline uint64_t now_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (uint64_t)now.tv_sec * 1000000000u + now.tv_nsec;
-    }
-    static inline void publish_u32(void *at, uint32_t word) { __atomic_store_n((uint32_t *)at, word, __ATOMIC_RELEASE); }
-    /* Data first, then wp, whatever the compiler would like better: a killed process leaves no hole below wp. */
-    static inline void publish_u64(void *at, uint64_t word) { __atomic_store_n((uint64_t *)at, word, __ATOMIC_RELEASE); }
-    """
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    ssize_t readv(int fd, const iovec *pieces, int count)
-    ssize_t writev(int fd, const iovec *pieces, int count)
-    uint64_t load_u64(const void *at) nogil
-    uint32_t load_u32(const void *at) nogil
-    void store_u32(void *at, uint32_t word) nogil
-    void publish_u64(void *at, uint64_t word) nogil
-    void publish_u32(void *at, uint32_t word) nogil
-    uint64_t now_ns() nogil
-
+include "native.pxi"
 include "output.pxi"
 include "space.pxi"
+include "writes.pxi"
 
 cdef enum:
     FUA = 1 << 30
@@ -75,24 +45,10 @@ cdef enum:
     ELSEWHERE = 2  # nothing was done
     FAILED = 3  # an exception, which is our bug
 
-cdef struct Write:
-    void *space  # a Space that its processor keeps
-    uint64_t arrival  # for the trace; 0: not recorded
-    uint32_t length
-    uint32_t received
-    int n_runs
-    sqe command
-    Run runs[0]
-
 cdef object READY = Ready.READY
 
 
-cdef inline uint64_t first_word(int kind, int flags, int hlen, int pdo) noexcept nogil:
-    """A PDU's first four bytes; PLEN belongs into the upper half."""
-    return <uint64_t>kind | flags << 8 | hlen << 16 | <uint64_t>pdo << 24
-
-
-cdef class Processor:
+cdef class Processor(Writes):
     """The processor of one I/O queue. The same contract as `transport.batch.BatchProcessor`."""
 
     cdef object connection, queue, association, subsystem, registers, responder, tx
@@ -111,17 +67,7 @@ cdef class Processor:
     cdef uint32_t tail, data_tail  # bytes of the digests
     cdef uint64_t without_data
     cdef uint32_t with_data, h2c_header
-    # Writes that wait for data: CIDs and tags apart, as they are searched.
-    cdef uint16_t *cids
-    cdef uint16_t *tags
-    cdef Write **writes
-    cdef Write *spare  # writes of one run that are free, linked by `space`
-    cdef readonly int n_writes
-    cdef int n_slots
     cdef int last_tag  # -1: not taken from the connection yet
-    # The write whose H2CData PDU is arriving.
-    cdef Write *fill
-    cdef uint32_t fill_left, fill_crc
     # While a buffer is walked.
     cdef int64_t room
     cdef int completed
@@ -148,6 +94,7 @@ cdef class Processor:
         self.max_transfer = self.association.subsystem.max_transfer or 1 << 32
         self.in_capsule, self.max_h2c = in_capsule_bytes, MAXH2CDATA
         self.hdgst = FLAG_HDGST if encoder.header_digest else 0
+        self.is_digested = encoder.data_digest
         self.ddgst = FLAG_DDGST if encoder.data_digest else 0
         self.tail = DIGEST_BYTES if self.hdgst else 0
         self.data_tail = DIGEST_BYTES if self.ddgst else 0
@@ -158,18 +105,6 @@ cdef class Processor:
             PDU_CAPSULE_CMD, self.hdgst | self.ddgst, sizeof(capsule_cmd), sizeof(capsule_cmd) + self.tail)
         self.h2c_header = first_word(
             PDU_H2C_DATA, self.hdgst | self.ddgst, sizeof(h2c_data), sizeof(h2c_data) + self.tail)
-
-    def __dealloc__(self):
-        cdef int i
-        cdef Write *write
-        for i in range(self.n_writes):
-            free(self.writes[i])
-        while self.spare:
-            write, self.spare = self.spare, <Write *>self.spare.space
-            free(write)
-        free(self.cids)
-        free(self.tags)
-        free(self.writes)
 
     # --- what the connection may ask ---
 
@@ -196,13 +131,6 @@ cdef class Processor:
         self.hand_over()
         self.is_closed = True
 
-    cdef int index_of(self, const uint16_t *numbers, int number) noexcept nogil:
-        cdef int i
-        for i in range(self.n_writes):
-            if numbers[i] == number:
-                return i
-        return -1
-
     cdef object give(self, int index):
         """Make a transfer of one write."""
         cdef Write *write = self.writes[index]
@@ -222,23 +150,10 @@ cdef class Processor:
         self.forget(index)
         return transfer
 
-    cdef void forget(self, int index) noexcept:
-        cdef Write *write = self.writes[index]
-        if write.n_runs == 1:
-            write.space, self.spare = <void *>self.spare, write
-        else:
-            free(write)
-        self.n_writes -= 1
-        self.cids[index] = self.cids[self.n_writes]
-        self.tags[index] = self.tags[self.n_writes]
-        self.writes[index] = self.writes[self.n_writes]
-
     cdef int hold(self, Space space, const sqe *command, const Run *runs, int n_runs, uint32_t length) except -1:
         """Keep a write that has been set aside; its transfer tag."""
         cdef int tag
-        cdef Write *write
-        if self.n_writes == self.n_slots:
-            self.grow()
+        cdef Write *write = self.add(runs, n_runs)
         if self.last_tag < 0:
             self.last_tag = self.connection.last_ttag
         tag = self.last_tag
@@ -247,37 +162,11 @@ cdef class Processor:
             if self.index_of(self.tags, tag) < 0 and tag not in self.connection.transfers:
                 break
         self.last_tag = tag
-        if n_runs == 1 and self.spare:
-            write, self.spare = self.spare, <Write *>self.spare.space
-        else:
-            write = <Write *>malloc(sizeof(Write) + n_runs * sizeof(Run))
-        if not write:
-            raise MemoryError
-        write.space = <void *>space
-        write.length, write.received, write.n_runs = length, 0, n_runs
+        write.space, write.command, write.length = <void *>space, command[0], length
         write.arrival = self.moment if self.records else 0
-        write.command = command[0]
-        memcpy(write.runs, runs, n_runs * sizeof(Run))
         self.cids[self.n_writes], self.tags[self.n_writes] = command.cid, <uint16_t>tag
-        self.writes[self.n_writes] = write
         self.n_writes += 1
         return tag
-
-    cdef int grow(self) except -1:
-        cdef int n = 2 * self.n_slots or 32
-        cdef void *cids = realloc(self.cids, n * sizeof(uint16_t))
-        if cids:
-            self.cids = <uint16_t *>cids
-        cdef void *tags = realloc(self.tags, n * sizeof(uint16_t))
-        if tags:
-            self.tags = <uint16_t *>tags
-        cdef void *writes = realloc(self.writes, n * sizeof(Write *))
-        if writes:
-            self.writes = <Write **>writes
-        if not cids or not tags or not writes:
-            raise MemoryError
-        self.n_slots = n
-        return 0
 
     # --- a buffer ---
 
@@ -335,6 +224,8 @@ cdef class Processor:
             self.connection.tail = PyBytes_FromStringAndSize(<char *>data + position, end - position)
         elif PyBytes_GET_SIZE(rest):
             self.connection.tail = b""
+        if self.records:
+            self.close_trace()  # before a host that has its answers can kill us
         if is_sent and not self.tx.n and self.send(fd):
             self.completed = 0
             self.finish()
@@ -440,46 +331,6 @@ cdef class Processor:
         pieces[n].iov_base = data
         pieces[n].iov_len = room
         return readv(fd, pieces, n + 1)
-
-    cdef int places(self, iovec *pieces, size_t limit) noexcept:
-        """Where the next `limit` bytes of the write that is arriving belong; the number of pieces."""
-        cdef size_t skip = self.fill.received, length
-        cdef int i, n = 0
-        for i in range(self.fill.n_runs):
-            if not limit:
-                break
-            length = <size_t>self.fill.runs[i].n_blocks * (<Space>self.fill.space).stride
-            if skip >= length:
-                skip -= length
-                continue
-            pieces[n].iov_base = self.fill.runs[i].place + skip
-            pieces[n].iov_len = min(length - skip, limit)
-            limit -= pieces[n].iov_len
-            skip = 0
-            n += 1
-        return n
-
-    cdef void take(self, const uint8_t *data, size_t n_bytes) noexcept:
-        """Account for bytes of the PDU that is arriving. `data`: to be copied, NULL if they are in place."""
-        cdef iovec pieces[MAX_VECTOR_LBAS + 1]
-        cdef int i, n = self.places(pieces, n_bytes)
-        for i in range(n):
-            if data:
-                memcpy(pieces[i].iov_base, data, pieces[i].iov_len)
-                data += pieces[i].iov_len
-            if self.ddgst:
-                self.fill_crc = crc32c(self.fill_crc, pieces[i].iov_base, pieces[i].iov_len)
-        self.fill.received += n_bytes
-        self.fill_left -= n_bytes
-
-    cdef Py_ssize_t landed(self, Py_ssize_t received) noexcept:
-        """Account for bytes that were received in place; how many are in the buffer instead."""
-        cdef Py_ssize_t n_bytes
-        if not self.fill:
-            return received
-        n_bytes = min(received, <Py_ssize_t>self.fill_left)
-        self.take(NULL, n_bytes)
-        return received - n_bytes
 
     cdef Py_ssize_t walk(self, uint8_t *data, Py_ssize_t position, Py_ssize_t end) except -1:
         """Handle plain PDUs; the offset of the first byte that was not handled, and why in `stop`."""
@@ -596,35 +447,6 @@ cdef class Processor:
         self.space = space
         return 0
 
-    cdef int runs_of(self, const capsule_cmd *pdu, const uint8_t *data, uint64_t n_data, Run *runs) noexcept:
-        """The runs that a command names; 0 if an LBA is no address, or the list is not of a plain form."""
-        cdef uint64_t lbas[MAX_VECTOR_LBAS]
-        cdef uint64_t first = load_u64(&pdu.cdw10), stride = load_u64(&pdu.cdw14), row_stride = load_u64(&pdu.cdw2)
-        cdef uint32_t n = (pdu.cdw12 & 0xFFFF) + 1, form = pdu.cdw13 & 15, run, columns, i
-        if pdu.opc == IO_READ or pdu.opc == IO_WRITE:
-            if first >= self.space.nsze:
-                return 0
-            runs.chunk = <uint32_t>(first >> self.space.lbk_len)
-            runs.lblk, runs.n_blocks = <uint32_t>first & self.space.lbk_mask, n
-            return 1
-        if n > MAX_VECTOR_LBAS:
-            return 0
-        if form == LIST_PROGRESSION:
-            if pdu.cdw13 >> 16 or n_data:
-                return 0
-            run, columns = (pdu.cdw13 >> 4 & 63) + 1, (pdu.cdw13 >> 10 & 63) + 1
-            for i in range(n):
-                lbas[i] = first + i % run + i // run % columns * stride + i // (run * columns) * row_stride
-        elif pdu.cdw13 >> 4 or stride or row_stride:
-            return 0
-        elif form == LIST_INLINE and n == 1:
-            lbas[0] = first
-        elif form == LIST_CAPSULE and first <= n_data and n * sizeof(uint64_t) <= n_data - first:
-            memcpy(lbas, data + first, n * sizeof(uint64_t))
-        else:
-            return 0
-        return self.space.cut(lbas, n, runs)
-
     cdef Py_ssize_t capsule(self, const capsule_cmd *pdu, Py_ssize_t available) except -1:
         """Handle a command; the bytes of its capsule, 0 (and `stop`) if it is not plain."""
         cdef uint64_t word = load_u64(pdu), length
@@ -676,7 +498,7 @@ cdef class Processor:
             return False
         if n_data and pdu.opc == IO_READ:
             return False
-        n = self.runs_of(pdu, data, n_data, runs)
+        n = space.runs_of(pdu, data, n_data, runs)
         if not n or not space.find(runs, n):
             return False
         header = <c2h_data *>add_header(sizeof(c2h_data) + self.tail)
@@ -718,7 +540,7 @@ cdef class Processor:
                 return False
         elif pdu.sgl_type != SGL_TRANSPORT or (is_single and n_data):
             return False
-        n = self.runs_of(pdu, data, n_data, runs)
+        n = space.runs_of(pdu, data, n_data, runs)
         if not n or not space.reserve(runs, n):
             return False
         if not is_here:
@@ -760,25 +582,6 @@ cdef class Processor:
         self.completed += 1
 
 
-cdef class Reader:
-    """A callback of the event loop: `serve` without a step through Python."""
-
-    cdef Processor processor
-    cdef int fd
-    cdef object clock, otherwise
-
-    def __init__(self, Processor processor, int fd, clock, otherwise):
-        self.processor, self.fd, self.clock, self.otherwise = processor, fd, clock, otherwise
-
-    def __call__(self):
-        cdef int outcome
-        try:
-            outcome = self.processor.serve(self.fd, self.clock)
-        except Exception:
-            self.otherwise(FAILED)
-            return
-        if outcome != SENT:
-            self.otherwise(outcome)
-
+include "reader.pxi"
 
 crc32c_prepare()

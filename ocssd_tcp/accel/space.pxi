@@ -81,6 +81,35 @@ cdef class Space:
             run.n_blocks = 1
         return count
 
+    cdef int runs_of(self, const capsule_cmd *pdu, const uint8_t *data, uint64_t n_data, Run *runs) noexcept:
+        """The runs that a command names; 0 if an LBA is no address, or the list is not of a plain form."""
+        cdef uint64_t lbas[MAX_VECTOR_LBAS]
+        cdef uint64_t first = load_u64(&pdu.cdw10), stride = load_u64(&pdu.cdw14), row_stride = load_u64(&pdu.cdw2)
+        cdef uint32_t n = (pdu.cdw12 & 0xFFFF) + 1, form = pdu.cdw13 & 15, run, columns, i
+        if pdu.opc == IO_READ or pdu.opc == IO_WRITE:
+            if first >= self.nsze:
+                return 0
+            runs.chunk = <uint32_t>(first >> self.lbk_len)
+            runs.lblk, runs.n_blocks = <uint32_t>first & self.lbk_mask, n
+            return 1
+        if n > MAX_VECTOR_LBAS:
+            return 0
+        if form == LIST_PROGRESSION:
+            if pdu.cdw13 >> 16 or n_data:
+                return 0
+            run, columns = (pdu.cdw13 >> 4 & 63) + 1, (pdu.cdw13 >> 10 & 63) + 1
+            for i in range(n):
+                lbas[i] = first + i % run + i // run % columns * stride + i // (run * columns) * row_stride
+        elif pdu.cdw13 >> 4 or stride or row_stride:
+            return 0
+        elif form == LIST_INLINE and n == 1:
+            lbas[0] = first
+        elif form == LIST_CAPSULE and first <= n_data and n * sizeof(uint64_t) <= n_data - first:
+            memcpy(lbas, data + first, n * sizeof(uint64_t))
+        else:
+            return 0
+        return self.cut(lbas, n, runs)
+
     cdef bint find(self, Run *runs, int n) noexcept nogil:
         """Where the blocks of runs are; False if some cannot be read plainly."""
         cdef int i
