@@ -43,7 +43,7 @@ sanitize: $(VENV)/test ## run the tests that compare the engines with the compil
 deploy-check: $(VENV)/deploy ## build and run the image, check the files of deploy/ (needs root, buildah, podman, runc, mmdebstrap)
 	$(BIN)/pytest tests/deploy -p no:cacheprovider
 
-bench: $(VENV)/test ## measure the drive on this machine
+bench: $(VENV)/test ## measure the drive on this machine: stage by stage, and over loopback by ocssd bench
 	$(BIN)/pytest tests/bench -p no:cacheprovider -s
 
 docs: $(VENV)/run ## write the generated pages of docs/

@@ -257,7 +257,7 @@ def show(load: Load, mode: str) -> None:
     form = f", lists by {load.form.name.lower()}" if work.vector else ""
     what = (
         f"{mode}: {size_text(work.n_blocks * load.drive.block_bytes)} per command, {work.qd} in flight on each of "
-        f"{work.connections} connections{form}, {load.elapsed:.1f} s; latencies in us"
+        f"{work.connections} connection{'s' * (work.connections > 1)}{form}, {load.elapsed:.1f} s; latencies in us"
     )
     table = Table(Column(), box=None, pad_edge=False)
     for heading in ("commands", "IOPS", "MB/s", "mean", *_QUANTILES, "max"):

@@ -1,7 +1,8 @@
 """The drive as a host sees it: a daemon over loopback under the load of `ocssd bench`, part of `make bench`.
 
 A row is one run of the load tool. Nothing is asserted about time, only that no command failed and no block was wrong.
-BENCH_JSON gets these figures beside those of the stages.
+BENCH_JSON gets these figures beside those of the stages. BENCH_SECONDS is how long a row is measured, BENCH_SET holds
+further options of the daemon, as BENCH_SET="target.poll_us=50".
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ocssd_tcp.accel import engine_name
 from ocssd_tcp.cli.host import main
 
 SECONDS = os.environ.get("BENCH_SECONDS", "2")
+SETTINGS = os.environ.get("BENCH_SET", "").split()
 #: No wear, as a run resets a chunk often; nothing around the media.
 DRIVE = {"num_grp": 2, "num_pu": 4, "num_chk": 32, "clba": 1024, "mw_cunits": 0, "pe_cycles": 0}
 ROWS = {
@@ -50,7 +52,7 @@ def figures() -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
     yield found
     path = Path(os.environ.get("BENCH_JSON") or os.devnull)
-    machine = {"version": __version__, "engine": engine_name(), "python": platform.python_version()}
+    machine = {"version": __version__, "engine": engine_name(), "python": platform.python_version(), "set": SETTINGS}
     stages = json.loads(path.read_text()) if path.is_file() else {}
     path.write_text(json.dumps(stages | machine | {"end_to_end": found}, indent=1))
 
@@ -62,13 +64,15 @@ def port() -> Iterator[int]:
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         options = [f"--set=namespace.{key}={value}" for key, value in DRIVE.items()]
         options += ["--set=target.listen=['127.0.0.1:0']", f"--set=drive.path={folder}/drive"]
+        options += [f"--set={setting}" for setting in SETTINGS]
         process = subprocess.Popen(
             [sys.executable, "-m", "ocssd_tcp", *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         try:
             found = re.search(rb"listening on [\d.]+:(\d+)", process.stdout.readline()) if process.stdout else None
             assert found is not None, "the daemon did not start"
-            print(f"\n\nengine {engine_name()}, {SECONDS} s per row\n  {'':36}" + "".join(f"{c:>9}" for c in COLUMNS))
+            print("\n\n" + ", ".join([f"engine {engine_name()}", f"{SECONDS} s per row", *SETTINGS]))
+            print(f"  {'':36}" + "".join(f"{column:>9}" for column in COLUMNS))
             yield int(found[1])
         finally:
             process.terminate()

@@ -26,7 +26,6 @@ from ocssd_tcp.wire.opcodes import Io, ListForm
 from ocssd_tcp.wire.status import Status
 from tests.support_fake_target import Answer, FakeTarget, tiny
 
-#: Full chunks are read from; tiny() lets 8 blocks wait until more are written.
 QUICK = "--warm-up 0 --seed 3 --count 120"
 
 
@@ -386,7 +385,7 @@ def test_a_drive_without_the_binding_has_no_vector_loads() -> None:
 def test_the_table_fits_a_terminal_and_tells_what_it_is() -> None:
     with FakeTarget(success=True).running() as target:
         out = bench(target, f"--mode mix -q 2 --chunks 2 {QUICK} --verify").stdout
-    assert "mix: 2 KiB per command, 2 in flight on each of 1 connections" in out
+    assert "mix: 2 KiB per command, 2 in flight on each of 1 connection" in out
     heading, *rows = [
         line for line in out.splitlines() if re.match(r"\s*(commands|read|write|both|vector reset) ", line)
     ]
