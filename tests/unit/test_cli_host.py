@@ -21,7 +21,7 @@ from ocssd_tcp.wire.opcodes import Io, ListForm
 from ocssd_tcp.wire.status import Status
 from tests.support_fake_target import NQN, Answer, FakeTarget, tiny
 
-COMMANDS = ("discover", "info", "chunks", "read", "write", "reset", "copy", "demo", "verify")
+COMMANDS = ("discover", "info", "chunks", "read", "write", "reset", "copy", "demo", "verify", "bench")
 
 
 @pytest.fixture
