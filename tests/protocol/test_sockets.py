@@ -37,7 +37,7 @@ from tests.support_target import (
 )
 
 SECONDS = 20.0  #: for anything that is to happen at once, on a busy machine
-BUSY = 1.0  #: what a busy machine may add
+BUSY = 3.0  #: what a busy machine may add
 MIB = 1 << 20
 OPTIONS = [
     f"target.nqn={NQN}", "drive.path=drive", "namespace.num_grp=1", "namespace.num_pu=2",
