@@ -11,10 +11,12 @@ from functools import wraps
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 
 from ocssd_tcp.host import (
     ChunkState,
+    ChunkType,
     Drive,
     HostError,
     ListForm,
@@ -27,6 +29,7 @@ from ocssd_tcp.host import (
 from ocssd_tcp.wire.status import describe
 
 DEFAULT_PORT = 4420
+SEARCHED = 1 << 20  #: chunks looked at for Free ones
 EXIT_STATUS, EXIT_USAGE, EXIT_TRANSPORT = 1, 2, 3
 #: State of a chunk: its letter on a map, and its colour.
 STATES: dict[ChunkState, tuple[str, str]] = {
@@ -234,3 +237,10 @@ def hexdump(data: bytes | bytearray, start: int = 0) -> str:
         shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
         lines.append(f"{start + at:08x}  {row.hex(' '):<47}  |{shown}|")
     return "\n".join(lines)
+
+
+async def free_in_turn(drive: Drive) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The head of the chunk table, and in it the indices of Free, sequential chunks: one of each PU in turn."""
+    table = await drive.chunks(0, min(drive.n_chunks, SEARCHED))
+    free = np.flatnonzero((table["cs"] == ChunkState.FREE) & (table["ct"] & ChunkType.SEQUENTIAL != 0))
+    return table, free[np.lexsort((free // drive.geometry.num_chk, free % drive.geometry.num_chk))]

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ocssd_tcp.host import ChunkState, ChunkType, Drive, ListForm, TransportError, UsageError
+from ocssd_tcp.cli.host_common import free_in_turn
+from ocssd_tcp.host import ChunkState, Drive, ListForm, TransportError, UsageError
 from ocssd_tcp.host.client import Connection
 from ocssd_tcp.host.connection import Command, Completion, Piece, sqe
 from ocssd_tcp.host.errors import BindingUnsupported
@@ -29,7 +30,6 @@ from ocssd_tcp.wire.lba_list import pack_lbas
 from ocssd_tcp.wire.opcodes import Io, command_name
 
 MAX_BUFFERS = 1 << 30  #: bytes that all commands in flight may have
-_SEARCHED = 1 << 20  #: chunks looked at for Free ones
 _FILLERS = 8  #: parallel units that are filled at a time
 _MASK64 = (1 << 64) - 1
 _STAMP_BYTES = 16  #: LBA and generation, each a little-endian word
@@ -345,10 +345,8 @@ class Load:
     async def _take_chunks(self) -> None:
         """Choose Free chunks, one of each parallel unit in turn."""
         drive, geometry = self.drive, self.drive.geometry
-        table = await drive.chunks(0, min(drive.n_chunks, _SEARCHED))
-        sequential = table["ct"] & ChunkType.SEQUENTIAL != 0
-        free = np.flatnonzero((table["cs"] == ChunkState.FREE) & sequential & (table["cnlb"] == geometry.clba))
-        turn = free[np.lexsort((free // geometry.num_chk, free % geometry.num_chk))]
+        table, free = await free_in_turn(drive)
+        turn = free[table["cnlb"][free] == geometry.clba]
         width = max(1, self.work.n_blocks // self._write_run)
         n_written = self._n_writers * width
         n_needed = n_written + (self.work.read_share > 0)

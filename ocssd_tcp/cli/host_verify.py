@@ -22,15 +22,15 @@ from ocssd_tcp.cli.host_common import (
     address_text,
     drive_command,
     emit,
+    free_in_turn,
     parse_address,
     size_text,
     state_name,
 )
-from ocssd_tcp.host import ChunkDescriptor, ChunkState, ChunkType, Drive, UsageError
+from ocssd_tcp.host import ChunkDescriptor, ChunkState, Drive, UsageError
 from ocssd_tcp.host.client import all_of
 from ocssd_tcp.ocssd.geometry import Mccap
 
-_SEARCHED = 1 << 20  #: chunks looked at for Free ones
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  #: odd, so that no two LBAs share their words
 
 
@@ -92,11 +92,9 @@ async def _named(drive: Drive, addresses: Sequence[AddressText]) -> list[ChunkDe
 
 async def _spread(drive: Drive, n_chunks: int) -> list[ChunkDescriptor]:
     """Free chunks, one of each PU in turn."""
-    table = await drive.chunks(0, min(drive.n_chunks, _SEARCHED))
-    free = np.flatnonzero((table["cs"] == ChunkState.FREE) & (table["ct"] & ChunkType.SEQUENTIAL != 0))
-    if not len(free):
+    table, turn = await free_in_turn(drive)
+    if not len(turn):
         raise UsageError("no chunk is Free: reset some with `ocssd reset`, or name them")
-    turn = free[np.lexsort((free // drive.geometry.num_chk, free % drive.geometry.num_chk))]
     return [ChunkDescriptor(*(int(value) for value in table[i])) for i in turn[:n_chunks]]
 
 
