@@ -125,7 +125,7 @@ class TargetConfig:
         example='["nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555"]',
     )
     max_queues: int = key(64, integer(1, 65535), "I/O queues per controller.")
-    queue_entries: int = key(1024, integer(2, 65536), "Most entries of an I/O queue (CAP.MQES + 1).")
+    queue_entries: int = key(1024, integer(2, 32768), "Most entries of an I/O queue (CAP.MQES + 1).")
     max_controllers: int = key(256, integer(1, 65519), "Controllers (host connections) at once.")
     in_capsule_bytes: int = key(
         8192,

@@ -32,6 +32,7 @@ log = structlog.get_logger("transport")
 _NO_DATA = memoryview(b"")
 _NO_DESCRIPTOR = bytes(CHUNK_DESCRIPTOR.size)  #: for a reset entry that names no chunk
 _VECTOR = frozenset({Io.VECTOR_RESET, Io.VECTOR_WRITE, Io.VECTOR_READ, Io.VECTOR_COPY, Io.STAGE_LBA_LIST})
+MAX_DISCARDED = 256  #: aborted commands whose data may still come
 _FUSE, _PSDT_SGL = 0x03, 0x40
 
 
@@ -399,9 +400,13 @@ class Executor:
         return self.outstanding.pop(cid, self) is not self
 
     def abort(self, cid: int) -> bool:
-        """End a command that waits for data with Abort Requested; its data will be discarded when it comes."""
+        """End a command that waits for data with Abort Requested; its data will be discarded when it comes.
+
+        A host may abort and never send that data, so there is a limit to the tags that wait for it: beyond it a command
+        is not aborted, as NVMe allows.
+        """
         transfer = self.outstanding.get(cid)
-        if transfer is None:
+        if transfer is None or len(self._transport.transfers) - len(self.outstanding) >= MAX_DISCARDED:
             return False
         del self.outstanding[cid]
         self._give_up(transfer)

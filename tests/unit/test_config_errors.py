@@ -51,7 +51,7 @@ def namespace(*lines: str) -> str:
         (target("max_queues = true"), ["target.max_queues = true", "a whole number"]),
         (target("max_queues = 1.0"), ["target.max_queues = 1.0", "a whole number"]),
         (target('max_queues = "8"'), ['target.max_queues = "8"', "a whole number"]),
-        (target("queue_entries = 1"), ["target.queue_entries = 1", "2 to 65536"]),
+        (target("queue_entries = 1"), ["target.queue_entries = 1", "2 to 32768"]),
         (target("max_controllers = 65520"), ["target.max_controllers = 65520", "1 to 65519"]),
         (target("cpus = [0, -1]"), ["target.cpus", "not -1", "from 0 to 4095"]),
         (target("poll_us = -1"), ["target.poll_us = -1", "0 to 1000000"]),
