@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -11,14 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports of 127.0.0.1 that nobody listens on."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
-def wait_for(port: int, log: Callable[[], str], seconds: float = 30) -> None:
+def wait_for(port: int, log: Callable[[], str], seconds: float = 120) -> None:
     """Until somebody listens there. TimeoutError, with the log."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

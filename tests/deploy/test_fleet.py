@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.host import Daemon, free_port, ocssd, wait_for
+from tests.deploy.host import Daemon, free_ports, ocssd, wait_for
 
 N_DRIVES = 20
 IDLE_SECONDS = 20.0
@@ -30,8 +30,7 @@ class Fleet:
     """Drives that know nothing of each other, and one that only tells of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.ports = [free_port() for _ in range(N_DRIVES)]
-        self.port = free_port()
+        self.port, *self.ports = free_ports(N_DRIVES + 1)
         self.drives = [
             Daemon(folder / str(i), *SMALL, listen(port), f"target.nqn={nqn(i)}", f"drive.serial=DRIVE-{i:02}")
             for i, port in enumerate(self.ports)
