@@ -104,10 +104,26 @@ class Peer:
         connection.received(n_bytes, now)
         if not had_queue and connection.queue is not None:
             self._accelerate()
-        if connection.tx.n or connection.phase is not Phase.LIVE:
+        if connection.is_control or connection.phase is not Phase.LIVE:
             self.flush()
-        if connection.is_control:
             server.rearm()
+        elif connection.tx.n:  # the usual end of an event, without the steps that only others need
+            try:
+                sent = connection.tx.send(self._writev)
+            except OSError as error:
+                self._end(str(error.strerror))
+                return
+            if sent:
+                connection.sent()
+            else:
+                self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """The socket takes no more: nothing is received until it does."""
+        if not self.writing:
+            self.writing = True
+            self._pause()
+            self._loop.add_writer(self._fd, self.flush)
 
     def _accelerate(self) -> None:
         """A queue has connected: let the compiled engine have the events, if it is there."""
@@ -157,10 +173,7 @@ class Peer:
             self._end(str(error.strerror))
             return
         if not done:
-            if not self.writing:
-                self.writing = True
-                self._pause()
-                self._loop.add_writer(self._fd, self.flush)
+            self._wait_for_room()
             return
         connection.sent()
         if self.writing:

@@ -292,7 +292,7 @@ class BatchProcessor:
         header_bytes, pdu_bytes, max_transfer = 72 + tail, 24 + tail, self._max_transfer
         unpack, pack_data, pack_resp = CAPSULE.unpack_from, DATA.pack_into, RESPONSE.pack_into
         completed = 0
-        write_cache = association.volatile_write_cache
+        write_cache: bool | None = None  # looked up once, if there is a write at all
         room = entries - self._responder.n_completed - len(outstanding)
 
         # The most that the buffer can ask for: four pieces a command, and headers with their digests.
@@ -413,6 +413,8 @@ class BatchProcessor:
                         completed += 1
                         continue
                 elif opcode in _WRITES:
+                    if write_cache is None:
+                        write_cache = association.volatile_write_cache
                     if length != sgl_length or not write_cache:
                         break
                     if opcode == _WRITE or (not cdw13 and n_blocks == 1 and not cdw2 and not cdw14):
