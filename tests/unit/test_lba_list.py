@@ -106,3 +106,12 @@ def test_whatever_a_host_sends_is_a_list_or_a_status(
     else:
         assert [len(part) for part in lists] == [n, n if opcode == COPY else 0]
         assert all(0 <= lba < 1 << 64 for part in lists for lba in part)
+
+
+@pytest.mark.parametrize("n_staged", [0, 1, 2, 3, 4])
+def test_a_slot_serves_as_many_lbas_as_it_holds_and_no_more(n_staged: int) -> None:
+    staged = {3: tuple(range(n_staged)), 9: tuple(range(64))}
+    for fields in ({"lbal": 3, "dlbal": 9}, {"lbal": 9, "dlbal": 3}):
+        lists = resolve(COPY, 3, cdws(cdw13=ListForm.SLOT, **fields), b"", b"", staged)
+        assert (lists == ((0, 1, 2), (0, 1, 2))) == (n_staged >= 3)
+        assert (lists == Status.INVALID_FIELD) == (n_staged < 3)
