@@ -133,6 +133,16 @@ class Engine:
         return self._shared.n_open
 
     @property
+    def n_offline(self) -> int:
+        """Chunks that are Offline."""
+        return self._shared.n_offline
+
+    @property
+    def n_cycles(self) -> int:
+        """Program/erase cycles that all chunks together have behind them."""
+        return self._shared.n_cycles
+
+    @property
     def shards(self) -> Sequence[PuShard]:
         """The parallel units, in the order of their flat index: to look at, not to change."""
         return self._shards

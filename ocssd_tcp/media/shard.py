@@ -298,8 +298,7 @@ class PuShard:
 
     def unopen(self, chk: int) -> None:
         """Take `open` back: the chunk was not written after all."""
-        self.n_open -= 1
-        self._shared.n_open -= 1
+        self.count_open(-1)
         self._spare(chk)
 
     def _spare(self, chk: int) -> None:
@@ -353,8 +352,7 @@ class PuShard:
             return
         self._words[chk * 4 + _WP] = good
         self._enter(chk, ChunkEvent.CLOSED_EARLY)
-        self.n_open -= 1
-        self._shared.n_open -= 1
+        self.count_open(-1)
         self.readable[chk] = good
         self._stop_at_hole(chk)
         self.dirty[0] = 1
@@ -435,8 +433,7 @@ class PuShard:
         """
         shared = self._shared
         if self.state(chk) == ChunkState.OPEN:
-            self.n_open -= 1
-            shared.n_open -= 1
+            self.count_open(-1)
         was_free = self.state(chk) == ChunkState.FREE
         self.readable[chk] = 0
         if not self.is_random(chk):
@@ -445,12 +442,14 @@ class PuShard:
                 self.table[chk * ENTRY_BYTES] = ChunkState.OPEN
             self._words[chk * 4 + _WP] = 0
         self.wear[chk] = resets = min(self.wear[chk] + 1, 0xFFFF_FFFF)
+        shared.n_cycles += 1
         wli = wear_index(resets, self._pe_cycles)
         is_uneven = shared.wear(self._flat(chk), self.table[chk * ENTRY_BYTES + 2], wli)
         self.table[chk * ENTRY_BYTES + 2] = wli
         state = self._enter(chk, ChunkEvent.RESET_FAILED if is_failing or wli == 255 else ChunkEvent.RESET)
         if state == ChunkState.OFFLINE:
             self._words[chk * 4 + _WP] = WP_UNDEFINED
+            shared.n_offline += 1
             shared.stats.n_media_errors += 1
         self.forget_written(chk)
         shared.stats.n_resets += 1
@@ -468,11 +467,12 @@ class PuShard:
     def impose(self, chk: int, state: int, kind: int, wli: int, wp: int) -> None:
         """Make a chunk without reservations what an operator wants it to be, checked before. See `media.override`."""
         shared, was = self._shared, self.state(chk)
-        opens = (state == ChunkState.OPEN) - (was == ChunkState.OPEN)
-        self.n_open += opens
-        shared.n_open += opens
+        self.count_open((state == ChunkState.OPEN) - (was == ChunkState.OPEN))
+        shared.n_offline += (state == ChunkState.OFFLINE) - (was == ChunkState.OFFLINE)
         self.forget_written(chk)
-        self.wear[chk] = resets = resets_of(wli, self._pe_cycles)
+        resets = resets_of(wli, self._pe_cycles)
+        shared.n_cycles += resets - self.wear[chk]
+        self.wear[chk] = resets
         wli = wear_index(resets, self._pe_cycles)
         shared.wear(self._flat(chk), self.table[chk * ENTRY_BYTES + 2], wli)
         self._words[chk * 4 + _WP] = wp
@@ -512,6 +512,7 @@ class PuShard:
         if not self.is_random(chk):
             self._words[chk * 4 + _WP] = 0
         self.table[chk * ENTRY_BYTES] = ChunkState.CLOSED
+        self._shared.n_offline -= 1
 
     def forget_written(self, chk: int) -> None:
         """Clear the chunk's bits in the written map, if there is one."""
@@ -592,7 +593,7 @@ class PuShard:
                 self._space.give_back(start, chk - start)
                 start = -1
 
-    def count_open(self, n_open: int) -> None:
-        """Note how many chunks the table holds open."""
-        self.n_open = n_open
-        self._shared.n_open += n_open
+    def count_open(self, n_more: int) -> None:
+        """Note how many chunks more are open, or fewer."""
+        self.n_open += n_more
+        self._shared.n_open += n_more

@@ -25,6 +25,8 @@ class Shared:
     memory: Memory
     n_open: int = 0  #: chunks open, or about to be opened by a reservation
     wear_sum: int = 0  #: of the wear indices of all chunks
+    n_cycles: int = 0  #: resets in the life of all chunks together
+    n_offline: int = 0  #: chunks that are Offline
     uneven: bytearray = field(default_factory=bytearray)  #: by flat chunk: reported as far from the average
     report: Report = ignore
     is_lax: bool = False  #: every block that exists can be read

@@ -55,12 +55,19 @@ _NAMESPACE = re.compile(r"ns-\d+")
 
 
 class Store:
-    """An open drive. `engines`: its namespaces, nsid 1 first. `uuid`: the drive's own."""
+    """An open drive. `engines`: its namespaces, nsid 1 first. `uuid`: the drive's own.
 
-    def __init__(self, path: str, identity: uuid.UUID, memory: Memory, lock: int) -> None:
+    `is_new`: it was made by this opening. `was_clean`: it was closed in order the last time, or never open.
+    """
+
+    def __init__(
+        self, path: str, identity: uuid.UUID, memory: Memory, lock: int, *, is_new: bool, was_clean: bool
+    ) -> None:
         self.path = path
         self.uuid = identity
         self.memory = memory
+        self.is_new = is_new
+        self.was_clean = was_clean
         self.engines: list[Engine] = []
         self._lock = lock
         self._namespaces: list[_OpenNamespace] = []
@@ -161,7 +168,7 @@ def open_store(
         try:
             lock = _lock(path, create=create)
             undo.callback(os.close, lock)
-            identity = _open_drive(path, lock, create=create)
+            identity, is_new = _open_drive(path, lock, create=create)
             namespaces = []
             for index, geometry in enumerate(geometries):
                 wanted = uuids[index] if index < len(uuids) else None
@@ -174,7 +181,9 @@ def open_store(
             for index in failed_units:
                 namespaces[index].files.add_maps()
             _refuse_more(path, len(geometries))
-            store = Store(path, identity, Memory(_address_space(namespaces)), lock)
+            was_clean = all(namespace.superblock.is_clean for namespace in namespaces)
+            memory = Memory(_address_space(namespaces))
+            store = Store(path, identity, memory, lock, is_new=is_new, was_clean=was_clean)
             undo.pop_all()
             undo.callback(store.abandon)
             _fill(store, namespaces, syncer or InlineSyncer(), keep_allocated)
@@ -217,8 +226,8 @@ def _lock(path: str, *, create: bool) -> int:
     return fd
 
 
-def _open_drive(path: str, lock: int, *, create: bool) -> uuid.UUID:
-    """The drive's uuid. A superblock that was never written, in a folder of its own, is written now."""
+def _open_drive(path: str, lock: int, *, create: bool) -> tuple[uuid.UUID, bool]:
+    """The drive's uuid, and whether it was made: a superblock never written, in a folder of its own, is written now."""
     if create and os.listdir(path) == ["superblock"] and not any(os.pread(lock, PAGE, 0)):
         identity = uuid.uuid4()
         # In place, not by a rename: this file is the lock.
@@ -226,8 +235,8 @@ def _open_drive(path: str, lock: int, *, create: bool) -> uuid.UUID:
         os.fsync(lock)
         sync_folder(path)
         sync_folder(os.path.dirname(path))
-        return identity
-    return read_drive(os.path.join(path, "superblock"))
+        return identity, True
+    return read_drive(os.path.join(path, "superblock")), False
 
 
 def _refuse_more(path: str, n_namespaces: int) -> None:
@@ -304,8 +313,9 @@ def _fill(store: Store, namespaces: Sequence[_OpenNamespace], syncer: Syncer, ke
             unswept=() if namespace.superblock.is_clean else opening.shards,
             ncap=opening.ncap,
         )
-        namespace.mark(is_clean=False)
         store.engines.append(engine)
+    for namespace in namespaces:  # a drive that does not open as a whole has not been in use
+        namespace.mark(is_clean=False)
 
 
 class _Opening:
@@ -427,5 +437,7 @@ class _Opening:
         if shard.written is not None:
             shard.find_holes(map(int, np.flatnonzero(~is_random & shard.written.marked())))
         self.shared.wear_sum += int(entries["wli"].sum())
+        self.shared.n_cycles += int(np.frombuffer(shard.wear, np.uint32).sum(dtype=np.uint64))
+        self.shared.n_offline += int(np.count_nonzero(entries["cs"] == ChunkState.OFFLINE))
         shard.count_open(int(np.count_nonzero(entries["cs"] == ChunkState.OPEN)))
         self.ncap += int(entries["cnlb"].sum())
