@@ -30,7 +30,9 @@ from ocssd_tcp.media.filters.faults import FaultInjector
 from ocssd_tcp.media.filters.latency import FLASH
 from ocssd_tcp.media.filters.lax import Lax
 from ocssd_tcp.media.filters.stack import Layers
-from ocssd_tcp.media.store import Store, open_store
+from ocssd_tcp.media.life import Life, LifeFile, Usage
+from ocssd_tcp.media.store import Store, StoreError, open_store
+from ocssd_tcp.media.sync import InlineSyncer
 from ocssd_tcp.observe.control import Commands, ControlServer
 from ocssd_tcp.observe.service import Observatory
 from ocssd_tcp.observe.systemd import Notifier, inherited
@@ -44,17 +46,18 @@ from ocssd_tcp.transport.clock import LoopTimers
 DRAIN_SECONDS = 0.5  #: for responses that are still in the queue when the daemon is told to end
 IDLE_SECONDS = 0.5  #: how often the media is asked whether it has housekeeping to do
 IDLE_STEP_SECONDS = 0.005  #: between two pieces of it
+LIFE_SECONDS = 60.0  #: how often the counts of SMART are written down: the most that a killed daemon forgets
 
 Announce = Callable[[str, Sequence[Address]], None]
 log = structlog.get_logger("daemon")
 
 
 class ThreadSyncer:
-    """The media's `Syncer`: one thread in which fdatasync may take its time."""
+    """The media's `Syncer`: one thread, by this name, in which fdatasync may take its time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str = "sync") -> None:
         self._loop = loop
-        self._pool = ThreadPoolExecutor(1, "sync")
+        self._pool = ThreadPoolExecutor(1, name)
 
     def run(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """Run `work` in the thread, then `done` on the loop with what it raised."""
@@ -87,6 +90,80 @@ class Housekeeper:
     def close(self) -> None:
         """Stop."""
         self._timer.cancel()
+
+
+class LifeKeeper:
+    """Remembers the life of an open drive, and writes it down: now, every LIFE_SECONDS, and when it is closed.
+
+    `health` has this start in it, and the namespaces have their past. `now`: seconds, monotonic. Close it before the
+    store. The writing has a thread of its own, so that no Flush waits for it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        store: Store,
+        namespaces: Sequence[Namespace],
+        now: Callable[[], float],
+    ) -> None:
+        self._loop = loop
+        self._file = LifeFile(store.path, store.uuid)
+        self._namespaces = namespaces
+        self._now = now
+        self._is_closed = False
+        self._syncer = ThreadSyncer(loop, "life")
+        life = self._remember(is_new=store.is_new)
+        for namespace in namespaces:
+            namespace.past = life.usages.get(namespace.uuid, Usage())
+        self.health = Health(
+            power_cycles=life.power_cycles + 1,
+            unsafe_shutdowns=life.unsafe_shutdowns + (not store.was_clean),
+            power_on_seconds=life.power_on_ms / 1000,
+            started=now(),
+        )
+        InlineSyncer().run(self._writing(), self._note)
+        self._wait()
+
+    def _remember(self, *, is_new: bool) -> Life:
+        try:
+            return self._file.load()
+        except StoreError as error:
+            if not is_new:
+                log.warning("counters begin anew", why=str(error))
+            return Life()
+
+    def _writing(self) -> Callable[[], None]:
+        """What writes down how it is now."""
+        life = Life(
+            self.health.power_cycles,
+            self.health.unsafe_shutdowns,
+            power_on_ms=int(self.health.age(self._now()) * 1000),
+            usages={namespace.uuid: namespace.usage() for namespace in self._namespaces},
+        )
+        return lambda: self._file.store(life)
+
+    def _wait(self) -> None:
+        self._timer = self._loop.call_later(LIFE_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        self._syncer.run(self._writing(), self._ended)
+
+    def _ended(self, error: BaseException | None) -> None:
+        self._note(error)
+        if not self._is_closed:
+            self._wait()
+
+    @staticmethod
+    def _note(error: BaseException | None) -> None:
+        if error is not None:
+            log.warning("counters are not kept", why=str(error))
+
+    def close(self) -> None:
+        """Write it down for the last time."""
+        self._is_closed = True
+        self._timer.cancel()
+        self._syncer.close()
+        InlineSyncer().run(self._writing(), self._note)
 
 
 def run(config: Config, *, announce: Announce) -> int:
@@ -149,9 +226,11 @@ async def _serve(config: Config, announce: Announce) -> int:
         undo.callback(timers.close)
         nqn = target.nqn or f"nqn.2014-08.org.nvmexpress:uuid:{store.uuid}"
         namespaces = _namespaces(config, store)
+        life = LifeKeeper(loop, store, namespaces, timers.now)
+        undo.callback(life.close)
         dials = Dials(namespaces, timers)
         _dial(config, dials)
-        directory = _directory(config, nqn, namespaces, addresses, timers.now())
+        directory = _directory(config, nqn, namespaces, addresses, life.health)
         tracing = Tracing(directory.subsystem, config.trace.path, config.trace.size, _trace_info(config, nqn))
         undo.callback(tracing.stop)
         if config.trace.path is not None:
@@ -242,7 +321,7 @@ def _namespaces(config: Config, store: Store) -> list[Namespace]:
 
 
 def _directory(
-    config: Config, nqn: str, namespaces: Sequence[Namespace], addresses: Sequence[Address], now: float
+    config: Config, nqn: str, namespaces: Sequence[Namespace], addresses: Sequence[Address], health: Health
 ) -> Directory:
     """The subsystem of the drive, and its discovery service."""
     target, drive, discovery = config.target, config.drive, config.discovery
@@ -261,7 +340,7 @@ def _directory(
         advertise=target.advertise,
     )
     first_cntlid = 1 + secrets.randbelow(0xFFEF)
-    directory = Directory(subsystem, namespaces, health=Health(started=now), first_cntlid=first_cntlid)
+    directory = Directory(subsystem, namespaces, health=health, first_cntlid=first_cntlid)
     for address in discovery.referrals:
         directory.discovery.add_referral(address)
     return directory

@@ -59,16 +59,16 @@ class SubsystemConfig:
 
 @dataclass(slots=True)
 class Health:
-    """The drive's life, for SMART: counts as of its start, and `started` (seconds, monotonic)."""
+    """The drive's life, for SMART: counts as of this start, its own included, and `started` (seconds, monotonic)."""
 
     power_cycles: int = 1
     unsafe_shutdowns: int = 0
     power_on_seconds: float = 0.0
     started: float = 0.0
 
-    def power_on_hours(self, now: float) -> int:
-        """Whole hours of life."""
-        return int((self.power_on_seconds + max(0.0, now - self.started)) // 3600)
+    def age(self, now: float) -> float:
+        """Seconds that the drive has been on in its life."""
+        return self.power_on_seconds + max(0.0, now - self.started)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from ocssd_tcp.commands.context import ERROR_LOG_ENTRIES, Controller
 from ocssd_tcp.commands.features import FEATURES
+from ocssd_tcp.commands.health import SPARE_THRESHOLD, available_spare, is_spare_low, percentage_used
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.registry import (
     ADMIN_COMMANDS,
@@ -37,6 +38,7 @@ _CSUPP, _LBCC = 1, 2
 _TRTYPE_TCP = 3
 _DATA_UNIT_BYTES = 512_000
 _TEMPERATURE_K = 310
+_SPARE_IS_LOW = 1 << 0  # Critical Warning
 _MAX_CHANGED = 1024
 _ALL_NAMESPACES = (0, BROADCAST_NSID)
 
@@ -208,23 +210,25 @@ def _data_units(pairs: Iterable[tuple[int, int]]) -> bytes:
 
 @log_page(LogPage.SMART, nsid=Nsid.HANDLER)
 def smart(controller: Controller, cmd: Command, now: float) -> PageSource:
-    """SMART / Health Information: of the drive, or what hosts did to one namespace."""
+    """SMART / Health Information: of the drive, or of one namespace. It counts in lives, not from the last start."""
     namespaces = _smart_namespaces(controller, cmd)
-    counted = [(namespace.counters, namespace.geometry.block_bytes) for namespace in namespaces]
+    used = [(namespace.usage(), namespace.geometry.block_bytes) for namespace in namespaces]
     health = controller.health
     return _whole(
         SMART_LOG.pack(
+            critical_warning=_SPARE_IS_LOW if is_spare_low(namespaces) else 0,
             temperature=_TEMPERATURE_K,
-            available_spare=100,
-            spare_threshold=10,
-            data_units_read=_data_units((counters.blocks_read, size) for counters, size in counted),
-            data_units_written=_data_units((counters.blocks_written, size) for counters, size in counted),
-            host_reads=_counter(sum(counters.reads for counters, _ in counted)),
-            host_writes=_counter(sum(counters.writes for counters, _ in counted)),
+            available_spare=available_spare(namespaces),
+            spare_threshold=SPARE_THRESHOLD,
+            percentage_used=percentage_used(namespaces),
+            data_units_read=_data_units((usage.blocks_read, size) for usage, size in used),
+            data_units_written=_data_units((usage.blocks_written, size) for usage, size in used),
+            host_reads=_counter(sum(usage.reads for usage, _ in used)),
+            host_writes=_counter(sum(usage.writes for usage, _ in used)),
             power_cycles=_counter(health.power_cycles),
-            power_on_hours=_counter(health.power_on_hours(now)),
+            power_on_hours=_counter(int(health.age(now) // 3600)),
             unsafe_shutdowns=_counter(health.unsafe_shutdowns),
-            media_errors=_counter(sum(namespace.engine.stats.n_media_errors for namespace in namespaces)),
+            media_errors=_counter(sum(usage.media_errors for usage, _ in used)),
             error_log_entries=_counter(controller.error_count),
         )
     )

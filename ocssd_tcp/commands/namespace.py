@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ocssd_tcp.commands.tally import Counters, Latencies, Tally
 from ocssd_tcp.media.engine import Engine
 from ocssd_tcp.media.filters.stack import Layers, build_stack
+from ocssd_tcp.media.life import Usage
 from ocssd_tcp.media.ops import Media
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.geometry import Geometry
@@ -22,7 +23,8 @@ class Namespace:
     `media` executes operations: the engine itself, or filters around it. `engine` owns the chunk tables (log page
     CAh, the batch processor's tables). `uuid` is stable for the life of the drive; NGUID is its 16 bytes. `layers`: the
     filters around the engine; `restack` after a change of them. `tally`: I/O commands by outcome, but for the reads and
-    writes that succeeded, which `counters` has. `latencies`: of operations that came through the complete engine.
+    writes that succeeded, which `counters` has. `past`: what `usage` was when the drive was opened. `latencies`: of
+    operations that came through the complete engine.
     """
 
     nsid: int
@@ -31,6 +33,7 @@ class Namespace:
     media: Media
     uuid: uuid.UUID
     counters: Counters = field(default_factory=Counters)
+    past: Usage = field(default_factory=Usage)
     tally: Tally = field(default_factory=Tally)
     latencies: Latencies = field(init=False)
     layers: Layers = field(default_factory=Layers)
@@ -42,6 +45,17 @@ class Namespace:
         self.geometry_page = geometry_page(self.geometry, forms=FORMS, n_slots=N_SLOTS)
         self.addresses = AddressMap(self.geometry)
         self.latencies = Latencies(self.geometry.num_pu * self.geometry.num_chk)
+
+    def usage(self) -> Usage:
+        """What the namespace has been through in its life."""
+        past, counters = self.past, self.counters
+        return Usage(
+            blocks_read=past.blocks_read + counters.blocks_read,
+            blocks_written=past.blocks_written + counters.blocks_written,
+            reads=past.reads + counters.reads,
+            writes=past.writes + counters.writes,
+            media_errors=past.media_errors + self.engine.stats.n_media_errors,
+        )
 
     def report(self, geometry: Geometry) -> None:
         """Have hosts see `geometry`: the shape of the engine's, with other times."""

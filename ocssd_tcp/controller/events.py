@@ -14,7 +14,8 @@ from ocssd_tcp.wire.status import CommandError, Status
 SMART_EVENTS = 0xFF  #: bits of feature 0Bh for SMART warnings
 NAMESPACE_NOTICE = 1 << 8
 DISCOVERY_NOTICE = 1 << 31
-_NOTICE, _VENDOR = 0x02, 0x07
+_SPARE_WARNING = 1 << 0  # of SMART_EVENTS, as in Critical Warning
+_SMART, _NOTICE, _VENDOR = 0x01, 0x02, 0x07
 
 
 def _dw0(kind: int, info: int, lid: int) -> int:
@@ -24,6 +25,7 @@ def _dw0(kind: int, info: int, lid: int) -> int:
 class AsyncEvent(Enum):
     """The events of this product: (DW0 of the completion, bit of feature 0Bh that enables it; 0: always enabled)."""
 
+    SPARE_IS_LOW = (_dw0(_SMART, 0x02, LogPage.SMART), _SPARE_WARNING)
     NAMESPACE_CHANGED = (_dw0(_NOTICE, 0x00, LogPage.CHANGED_NAMESPACES), NAMESPACE_NOTICE)
     CHUNK_NOTIFICATION = (_dw0(_VENDOR, 0x00, LogPage.CHUNK_NOTIFICATION), 0)
     DISCOVERY_CHANGED = (_dw0(_NOTICE, 0xF0, LogPage.DISCOVERY), DISCOVERY_NOTICE)

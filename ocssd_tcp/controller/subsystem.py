@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ocssd_tcp.commands.context import Health, SubsystemConfig
+from ocssd_tcp.commands.health import is_spare_low
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.tally import Tally
 from ocssd_tcp.controller.events import AsyncEvent
@@ -86,9 +87,12 @@ class Subsystem:
         return namespace
 
     def _chunks_changed(self) -> None:
-        """Tell every controller that log page D0h has something new."""
+        """Tell every controller that log page D0h has something new, and if that leaves few chunks, so does SMART."""
+        is_low = is_spare_low(self.namespaces.values())
         for association in list(self.associations.values()):
             association.raise_event(AsyncEvent.CHUNK_NOTIFICATION)
+            if is_low:
+                association.raise_event(AsyncEvent.SPARE_IS_LOW)
 
     def namespace_changed(self, nsid: int) -> None:
         """Tell every controller that a namespace came, went or changed."""

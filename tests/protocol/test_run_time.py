@@ -15,6 +15,8 @@ import pytest
 
 from ocssd_tcp.host import Status, StatusError, connect
 from ocssd_tcp.ocssd.trace_format import read_trace
+from ocssd_tcp.wire.layouts import SMART_LOG
+from ocssd_tcp.wire.opcodes import LogPage
 
 SECONDS = 20.0
 CONFIG = """
@@ -108,3 +110,41 @@ def test_a_killed_daemon_leaves_a_trace_and_a_socket_that_the_next_one_takes(tmp
     assert ask(tmp_path, "trace-show")["commands"] == 0
     assert end(process, signal.SIGTERM) == 0
     assert 1 in read_trace(tmp_path / "drive.trace.old").records["opcode"]
+
+
+SMART_COUNTS = ("power_cycles", "unsafe_shutdowns", "data_units_written", "host_writes", "host_reads")
+
+
+def life(folder: Path, number: int, *, n_writes: int = 0) -> list[int]:
+    """Start the daemon, read what SMART counts, let a host write and read, and end the daemon by a signal."""
+    process, port = start(folder)
+    try:
+        with connect(port=port) as drive:
+            page = SMART_LOG.unpack_from(drive.run(drive.drive.controller.get_log(LogPage.SMART, SMART_LOG.size)))
+            for lblk in range(0, 4 * n_writes, 4):
+                drive.write(lblk, bytes(4 * drive.block_bytes))
+                drive.read(lblk, 2)
+    finally:
+        end(process, number)
+    return [int.from_bytes(page[name], "little") for name in SMART_COUNTS]
+
+
+def test_what_smart_counts_outlives_the_daemon(tmp_path: Path) -> None:
+    assert life(tmp_path, signal.SIGTERM, n_writes=3) == [1, 0, 0, 0, 0]
+    assert life(tmp_path, signal.SIGTERM) == [2, 0, 1, 3, 3]
+    assert life(tmp_path, signal.SIGKILL) == [3, 0, 1, 3, 3]
+    assert life(tmp_path, signal.SIGKILL) == [4, 1, 1, 3, 3]
+    assert life(tmp_path, signal.SIGTERM) == [5, 2, 1, 3, 3]
+    assert life(tmp_path, signal.SIGTERM) == [6, 2, 1, 3, 3]
+
+
+@pytest.mark.parametrize("leave", [b"", b"no more"])
+def test_a_drive_with_a_damaged_life_opens_and_counts_anew(tmp_path: Path, leave: bytes) -> None:
+    life(tmp_path, signal.SIGTERM, n_writes=1)
+    file = tmp_path / "drive" / "life"
+    file.write_bytes(leave)
+    assert life(tmp_path, signal.SIGTERM) == [1, 0, 0, 0, 0]
+    assert life(tmp_path, signal.SIGTERM) == [2, 0, 0, 0, 0]
+    log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    why = [line["why"] for line in log if line["event"] == "counters begin anew"]
+    assert why == [f"{file}: is damaged: {len(leave)} bytes"]

@@ -60,6 +60,7 @@ class Engine:
 
     def __init__(self, geometry: Geometry) -> None:
         self.ncap = geometry.ncap
+        self.n_cycles = self.n_offline = 0
         self.stats = _Stats()
         self.log_bytes = geometry.n_chunks * CHUNK_DESCRIPTOR.size
         self.page = bytes(i * 7 & 0xFF for i in range(self.log_bytes))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +14,10 @@ import ocssd_tcp.commands.io_vector  # noqa: F401  (fills the table of I/O comma
 from ocssd_tcp.commands.context import Health
 from ocssd_tcp.commands.registry import ADMIN_COMMANDS, IO_COMMANDS
 from ocssd_tcp.controller.directory import Directory
+from ocssd_tcp.media.events import Notice
+from ocssd_tcp.media.life import Usage
 from ocssd_tcp.ocssd.geometry import Geometry
+from ocssd_tcp.ocssd.layouts import NotificationState
 from ocssd_tcp.wire.layouts import FIRMWARE_LOG, SMART_LOG
 from ocssd_tcp.wire.opcodes import Admin, Feature, Io, LogPage
 from ocssd_tcp.wire.status import Status
@@ -171,6 +177,101 @@ def test_smart_tells_the_drives_life() -> None:
     page = SMART_LOG.unpack_from(live(target).get_log(LogPage.SMART).data)
     life = [number(page[name]) for name in ("power_cycles", "unsafe_shutdowns", "power_on_hours")]
     assert life == [3, 1, 3]
+
+
+def test_smart_is_byte_for_byte_what_it_was() -> None:
+    target = Target()
+    only = namespace(1, replace(GEOMETRY, pe_cycles=1000))
+    only.past = Usage(blocks_read=0x1_0000_0000, blocks_written=1000, reads=0x200, writes=0x30, media_errors=4)
+    only.counters.blocks_written, only.counters.writes = 250, 1
+    only.engine.n_cycles, only.engine.n_offline = 12_500, 1  # type: ignore[misc]
+    health = Health(power_cycles=258, unsafe_shutdowns=3, power_on_seconds=3599, started=target.now)
+    target.directory = Directory(config(), [only], health=health)
+    target.pass_time(1)
+    page = live(target).get_log(LogPage.SMART).data
+    assert page[:192] == bytes.fromhex(
+        "00 3601 60 0a 29" + "00" * 26  # 310 K, 29 of 30 chunks, 416 of 1000 cycles
+        + "bb490c0200000000 0000000000000000  0a00000000000000 0000000000000000"
+        "0002000000000000 0000000000000000  3100000000000000 0000000000000000"
+        "0000000000000000 0000000000000000  0201000000000000 0000000000000000"
+        "0100000000000000 0000000000000000  0300000000000000 0000000000000000"
+        "0400000000000000 0000000000000000  0000000000000000 0000000000000000"
+    )  # fmt: skip
+    assert page[192:] == bytes(320)
+
+
+#: (pe_cycles, cycles of the 30 chunks) of namespaces -> Percentage Used
+USED: list[tuple[list[tuple[int, int]], int]] = [
+    ([(1000, 0)], 0),
+    ([(1000, 299)], 0),
+    ([(1000, 300)], 1),
+    ([(1000, 29_999)], 99),
+    ([(1000, 30_000)], 100),
+    ([(1000, 76_500)], 255),
+    ([(1000, 76_800)], 255),
+    ([(1, 0xFFFF_FFFF * 30)], 255),
+    ([(0, 30_000)], 0),
+    ([(1000, 15_000), (0, 30_000)], 50),
+    ([(1000, 15_000), (100, 3_000)], 75),
+    ([(3, 29), (7, 70)], 32),
+    ([], 0),
+]
+
+
+@pytest.mark.parametrize(("namespaces", "used"), USED)
+def test_percentage_used_is_the_mean_wear(namespaces: list[tuple[int, int]], used: int) -> None:
+    target, made = Target(), []
+    for nsid, (pe_cycles, n_cycles) in enumerate(namespaces, 1):
+        made.append(namespace(nsid, replace(GEOMETRY, pe_cycles=pe_cycles)))
+        made[-1].engine.n_cycles = n_cycles  # type: ignore[misc]
+    target.directory = Directory(config(), made)
+    assert SMART_LOG.unpack_from(live(target).get_log(LogPage.SMART).data)["percentage_used"] == used
+
+
+def test_percentage_used_of_a_namespace_is_its_own() -> None:
+    target = Target()
+    target.namespaces[0].engine.n_cycles = GEOMETRY.n_chunks * GEOMETRY.pe_cycles // 2  # type: ignore[misc]
+    host = live(target)
+    pages = [SMART_LOG.unpack_from(host.get_log(LogPage.SMART, nsid=nsid).data) for nsid in (1, 3, BROADCAST)]
+    assert [page["percentage_used"] for page in pages] == [50, 0, 25]
+
+
+@pytest.mark.parametrize(
+    ("n_offline", "spare", "warning"), [(0, 100, 0), (1, 98, 0), (54, 10, 0), (55, 8, 1), (60, 0, 1)]
+)
+def test_available_spare_is_the_chunks_that_are_not_offline(n_offline: int, spare: int, warning: int) -> None:
+    target = Target()
+    target.namespaces[0].engine.n_offline = min(n_offline, 30)  # type: ignore[misc]
+    target.namespaces[1].engine.n_offline = max(n_offline - 30, 0)  # type: ignore[misc]
+    page = SMART_LOG.unpack_from(live(target).get_log(LogPage.SMART).data)
+    assert (page["available_spare"], page["critical_warning"]) == (spare, warning)
+    assert page["spare_threshold"] == 10
+
+
+SPARE_EVENT = 0x00020201
+
+
+def test_spare_below_its_threshold_is_an_event_for_hosts_that_asked() -> None:
+    target = Target()
+    deaf, host = live(target), live(target)
+    host.set_feature(Feature.ASYNC_EVENT_CONFIG, 1)
+    for one in (deaf, host):
+        for cid in (10, 11, 12, 13):
+            assert one.request_event(cid).held
+    notice = Notice(0, NotificationState.UNRECOVERABLE)
+    engines: list[Any] = [space.engine for space in target.namespaces]
+    engines[0].n_offline, engines[1].n_offline = 30, 24
+    engines[1].report(notice)
+    assert SPARE_EVENT not in {dw0 for _, dw0 in host.events()}  # 10 percent are not below 10
+    engines[1].n_offline += 1
+    engines[1].report(notice)
+    engines[1].report(notice)  # until the page is read
+    assert [dw0 for _, dw0 in host.events()].count(SPARE_EVENT) == 1
+    assert SPARE_EVENT not in {dw0 for _, dw0 in deaf.events()}
+    assert SMART_LOG.unpack_from(host.get_log(LogPage.SMART).data)["critical_warning"] == 1
+    engines[1].n_offline += 1
+    engines[1].report(notice)
+    assert [dw0 for _, dw0 in host.events()].count(SPARE_EVENT) == 2
 
 
 @settings(max_examples=60, deadline=None)
