@@ -123,22 +123,26 @@ def _serve(config: Config) -> int:
 
 
 def announcer(config: Config) -> Callable[[str, Sequence[Address]], None]:
-    """A function that tells the operator, on standard output, how to use the drive.
+    """A function that tells the operator, on standard output, how to use the drive, or the discovery service.
 
     The composition root calls it once it accepts hosts, with the subsystem's NQN and the addresses that it listens on
     (the real ports).
     """
 
     def announce(nqn: str, addresses: Sequence[Address]) -> None:
-        listening = ", ".join(map(str, addresses))
         near = (*config.target.advertise, *addresses)[0].nearby
-        geometries = [namespace.geometry for namespace in config.namespaces]
-        capacity = sum(geometry.ncap * geometry.block_bytes for geometry in geometries)
+        if config.discovery.only:
+            what, connect, look = "a discovery service alone", "connect-all", "discover"
+            name = warning = ""
+        else:
+            geometries = [namespace.geometry for namespace in config.namespaces]
+            capacity = sum(geometry.ncap * geometry.block_bytes for geometry in geometries)
+            what, connect, look = f"{capacity / (1 << 30):.1f} GiB, {len(geometries)} namespace(s)", "connect", "info"
+            name, warning = f" -n {shlex.quote(nqn)}", _warning(config, addresses)
         click.echo(
-            f"{config.drive.path}: {capacity / (1 << 30):.1f} GiB, {len(config.namespaces)} namespace(s), "
-            f"listening on {listening}{_warning(config, addresses)}\n"
-            f"  from a Linux host:       nvme connect -t tcp -a {near.host} -s {near.port} -n {shlex.quote(nqn)}\n"
-            f"  without kernel or root:  {_tool()} info -a {near}"
+            f"{config.drive.path}: {what}, listening on {', '.join(map(str, addresses))}{warning}\n"
+            f"  from a Linux host:       nvme {connect} -t tcp -a {near.host} -s {near.port}{name}\n"
+            f"  without kernel or root:  {_tool()} {look} -a {near}"
         )
 
     return announce

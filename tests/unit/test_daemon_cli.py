@@ -188,6 +188,14 @@ def test_a_drive_on_all_addresses_says_so(
     assert ("all addresses" in said) == bool(warning)
 
 
+def test_a_discovery_service_alone_is_asked_not_connected_to(capsys: pytest.CaptureFixture[str]) -> None:
+    announcer(load(None, ["discovery.only=true"]))("nqn x", [Address("0.0.0.0", 4420)])
+    first, linux, bare = capsys.readouterr().out.splitlines()
+    assert first.endswith("ocssd-drive: a discovery service alone, listening on 0.0.0.0:4420")
+    assert linux.endswith(" nvme connect-all -t tcp -a 127.0.0.1 -s 4420")
+    assert bare.endswith("ocssd discover -a 127.0.0.1:4420")
+
+
 @pytest.mark.parametrize(
     ("error", "parts"),
     [
