@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 
 import pytest
@@ -28,8 +28,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """A failure is shown with what the daemon and the guest's kernel said last."""
     report = yield
     fixtures = getattr(item, "funcargs", {})
-    if report.failed and "drive" in fixtures:
-        report.sections.append(("the daemon", fixtures["drive"].log.read_text()[-1500:]))
+    for name in ("drive", "service"):
+        if report.failed and name in fixtures:
+            report.sections.append(("the daemon", fixtures[name].log.read_text()[-1500:]))
     if report.failed and "guest" in fixtures:
         with suppress(GuestError, OSError):  # the guest itself may be what failed
             report.sections.append(("the guest's kernel", fixtures["guest"].dmesg()[-1500:]))
@@ -91,6 +92,22 @@ def namespace(connected: Connection) -> Namespace:
 def single(connected: Connection) -> Namespace:
     """Namespace 2: single blocks can be written, and read at once."""
     return connected.namespace(2)
+
+
+@pytest.fixture
+def events(guest: Guest) -> Iterator[Callable[[], list[str]]]:
+    """Gives the asynchronous events that the guest's kernel has told its user space of: lines "nvme0 0xd00007"."""
+    guest.run(
+        """rm -f /tmp/events
+        uevent sh -c 'echo "$DEVNAME $NVME_AEN" >>/tmp/events' </dev/null >/dev/null 2>&1 &
+        echo $! >/tmp/listener
+        until grep -q null /tmp/events 2>/dev/null; do
+            echo change >/sys/class/mem/null/uevent
+            sleep 0.1
+        done"""
+    )
+    yield lambda: guest.run("grep 0x /tmp/events", check=False).out.splitlines()
+    guest.run("kill $(cat /tmp/listener)")
 
 
 @pytest.fixture

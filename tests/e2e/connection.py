@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -95,17 +95,18 @@ class Namespace:
 class Connection:
     """A guest's connection to a drive: `nvme connect`, what appears in sysfs, `nvme disconnect`."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, nqn: str = NQN) -> None:
         """Take over the connection that was made last, and wait for its namespaces' devices."""
         self._guest = guest
-        self.controller = controllers(guest)[-1]
+        self._nqn = nqn
+        self.controller = controllers(guest, nqn)[-1]
         wait_until(lambda: len(self._heads()) == 2, 30, "both namespaces have devices")
 
     @classmethod
     def to(cls, guest: Guest, drive: Drive, options: str = "") -> Self:
         """`nvme connect` with `options`."""
-        guest.run(f"nvme connect -t tcp -a {GATEWAY} -s {drive.port} -n {NQN} {options}")
-        return cls(guest)
+        guest.run(f"nvme connect -t tcp -a {GATEWAY} -s {drive.port} -n {drive.nqn} {options}")
+        return cls(guest, drive.nqn)
 
     def attribute(self, name: str) -> str:
         """A sysfs attribute of the controller, such as `state`."""
@@ -121,7 +122,7 @@ class Connection:
         With native multipath they hang below the subsystem instead of the controller.
         """
         found = self._guest.run(
-            f"grep . $(grep -lx {NQN} /sys/class/nvme-subsystem/*/subsysnqn | sed s/subsysnqn//)nvme*n*/nsid "
+            f"grep . $(grep -lx {self._nqn} /sys/class/nvme-subsystem/*/subsysnqn | sed s/subsysnqn//)nvme*n*/nsid "
             f"/sys/class/nvme/{self.controller}/nvme*n*/nsid 2>/dev/null",
             check=False,
         ).out
@@ -135,19 +136,19 @@ class Connection:
 
     def disconnect(self) -> None:
         """`nvme disconnect`."""
-        disconnect(self._guest)
+        disconnect(self._guest, self._nqn)
 
 
-def controllers(guest: Guest) -> list[str]:
-    """The names (nvme0) of the guest's controllers of the drive."""
-    listing = guest.run(f"grep -lx {NQN} /sys/class/nvme/*/subsysnqn", check=False).out
+def controllers(guest: Guest, nqn: str = NQN) -> list[str]:
+    """The names (nvme0) of the guest's controllers of a subsystem."""
+    listing = guest.run(f"grep -lx {nqn} /sys/class/nvme/*/subsysnqn", check=False).out
     return [line.split("/")[-2] for line in listing.split()]
 
 
-def disconnect(guest: Guest) -> None:
-    """Leave the guest without a connection to the drive."""
-    guest.run(f"nvme disconnect -n {NQN}")
-    wait_until(lambda: not controllers(guest), 30, "the controllers are gone")
+def disconnect(guest: Guest, nqn: str = NQN) -> None:
+    """Leave the guest without a connection to a subsystem."""
+    guest.run(f"nvme disconnect -n {nqn}")
+    wait_until(lambda: not controllers(guest, nqn), 30, "the controllers are gone")
 
 
 def json_of(guest: Guest, command: str) -> Any:
@@ -159,3 +160,9 @@ def raw_of(guest: Guest, command: str) -> bytes:
     """The binary output of an nvme-cli command."""
     guest.run(f"nvme {command} >/tmp/raw")
     return guest.get("/tmp/raw")
+
+
+def heard(events: Callable[[], list[str]], count: int) -> list[str]:
+    """The events, as soon as there are `count`."""
+    wait_until(lambda: len(events()) >= count, 10, f"the kernel forwards {count} events")
+    return events()

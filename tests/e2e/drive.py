@@ -58,26 +58,35 @@ def content(seed: object, blocks: int) -> bytes:
 class Drive:
     """The daemon on a loopback port that stays the same over restarts, with its configuration and data in `folder`.
 
-    `single`: keys of namespace 2 that are not as SINGLE_BLOCK_NAMESPACE has them. `faults`: the [[fault]] tables. The
-    environment, and with it the choice of the engine, is that of the tests.
+    `single`: keys of namespace 2 that are not as SINGLE_BLOCK_NAMESPACE has them. `faults`: the [[fault]] tables.
+    `discovery`: the [discovery] table. The environment, and with it the choice of the engine, is that of the tests.
     """
 
     def __init__(
-        self, folder: Path, *, single: Mapping[str, Any] = NO_KEYS, faults: Sequence[Mapping[str, Any]] = ()
+        self,
+        folder: Path,
+        *,
+        nqn: str = NQN,
+        serial: str = SERIAL,
+        single: Mapping[str, Any] = NO_KEYS,
+        faults: Sequence[Mapping[str, Any]] = (),
+        discovery: Mapping[str, Any] = NO_KEYS,
     ) -> None:
+        self.nqn = nqn
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.log = folder / "daemon.log"
         self._config = folder / "drive.toml"
         tables: list[tuple[str, Mapping[str, Any]]] = [
-            ("[target]", {"listen": [f"127.0.0.1:{self.port}"], "advertise": [f"{GATEWAY}:{self.port}"], "nqn": NQN}),
-            ("[drive]", {"path": "drive", "serial": SERIAL}),
+            ("[target]", {"listen": [f"127.0.0.1:{self.port}"], "advertise": [f"{GATEWAY}:{self.port}"], "nqn": nqn}),
+            ("[drive]", {"path": "drive", "serial": serial}),
+            ("[discovery]", discovery),
             ("[[namespace]]", NAMESPACE),
             ("[[namespace]]", {**SINGLE_BLOCK_NAMESPACE, **single}),
             *(("[[fault]]", fault) for fault in faults),
         ]
-        # For texts, numbers and lists of them, JSON is TOML.
+        # For texts, numbers, truths and lists of them, JSON is TOML.
         lines = [[head, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())] for head, keys in tables]
         self._process: subprocess.Popen[bytes] | None = None
         self._config.write_text("\n".join(line for table in lines for line in table) + "\n")

@@ -11,8 +11,8 @@ import pytest
 
 from ocssd_tcp.accel import engine_name
 from tests.e2e import ocssd_math as ocssd
-from tests.e2e.connection import Connection, Namespace, raw_of
-from tests.e2e.drive import BLOCK, Drive, content, wait_until
+from tests.e2e.connection import Connection, Namespace, heard, raw_of
+from tests.e2e.drive import BLOCK, Drive, content
 from tests.e2e.guest import Guest
 
 GRP, PU = 1, 0
@@ -61,28 +61,6 @@ def daemon(tmp_path: Path) -> Iterator[Drive]:
     drive.start()
     yield drive
     drive.stop()
-
-
-@pytest.fixture
-def events(guest: Guest, connected: Connection) -> Iterator[Callable[[], list[str]]]:
-    """Gives the asynchronous events that the guest's kernel has told its user space of: lines "nvme0 0xd00007"."""
-    guest.run(
-        """rm -f /tmp/events
-        uevent sh -c 'echo "$DEVNAME $NVME_AEN" >>/tmp/events' </dev/null >/dev/null 2>&1 &
-        echo $! >/tmp/listener
-        until grep -q null /tmp/events 2>/dev/null; do
-            echo change >/sys/class/mem/null/uevent
-            sleep 0.1
-        done"""
-    )
-    yield lambda: guest.run("grep 0x /tmp/events", check=False).out.splitlines()
-    guest.run("kill $(cat /tmp/listener)")
-
-
-def heard(events: Callable[[], list[str]], count: int) -> list[str]:
-    """The events, as soon as there are `count`."""
-    wait_until(lambda: len(events()) >= count, 10, f"the kernel forwards {count} events")
-    return events()
 
 
 def notifications(guest: Guest, connection: Connection, options: str = "") -> list[Entry]:
