@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 from ocssd_tcp.media.admission import Admission, Admissions, RefusalError, entry_bits
 from ocssd_tcp.media.chunk import reset_refusals
@@ -17,6 +15,7 @@ from ocssd_tcp.media.events import Notice, Report
 from ocssd_tcp.media.memory import PREDEFINED_BYTES, Staging
 from ocssd_tcp.media.ops import Extent, Injector, MediaOp, MediaStatus, OpKind, Piece
 from ocssd_tcp.media.override import Overrides
+from ocssd_tcp.media.runs import HotTables, PlainRuns
 from ocssd_tcp.media.shard import PuShard
 from ocssd_tcp.media.shared import Shared, Stats
 from ocssd_tcp.media.sync import Flusher, Syncer
@@ -24,30 +23,9 @@ from ocssd_tcp.media.table import entries_of
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR, ChunkState, NotificationState
 
-#: A run of blocks for the batch processor: address chunk, lblk, n_blocks.
-Run: TypeAlias = tuple[int, int, int]
-
 _HAVE_DATA = frozenset({MediaStatus.OK, MediaStatus.HIGH_ECC})
 #: Outcomes of writes that have stored their blocks, at least in some chunks.
 _HAVE_STORED = frozenset({MediaStatus.OK, MediaStatus.EARLY_CLOSE, MediaStatus.WRITE_NEXT_UNIT})
-
-
-@dataclass(frozen=True, slots=True)
-class HotTables:
-    """What the batch processor reads for itself, one entry for each address chunk (`slba >> lbk_len`).
-
-    `readable` ('I'): blocks that can be read from block 0 on: Open max(0, wp - mw_cunits), Closed wp, else 0 (random
-    chunks too). `address` ('Q'): where block 0 is in the process's memory, 0 if the chunk does not exist.
-    `reserved` ('I'): what is under way to the chunk, as `PuShard` says. And for each parallel unit, by address chunk >>
-    chk_len, `table` ('Q'): where its chunk entries are in the process's memory, and `dirty` ('B'): 1 from the first
-    change on that is not durable.
-    """
-
-    readable: memoryview
-    address: memoryview
-    reserved: memoryview
-    table: memoryview
-    dirty: memoryview
 
 
 class Engine:
@@ -99,6 +77,7 @@ class Engine:
         for shard in shards:
             at = self.addresses.address_chunk(shard.pu * geometry.num_chk) >> geometry.chk_len
             self.shard_at[at] = shard
+        self.runs = PlainRuns(shared, self.addresses, tables, self.shard_at, self.submit)
         self._handlers: list[Callable[[MediaOp], None]] = [self.refuse] * len(OpKind)
         self._handlers[OpKind.READ] = self._read
         self._handlers[OpKind.WRITE] = self._write
@@ -146,60 +125,6 @@ class Engine:
     def shards(self) -> Sequence[PuShard]:
         """The parallel units, in the order of their flat index: to look at, not to change."""
         return self._shards
-
-    # ---- for the batch processor: plain runs of sequential chunks
-
-    def reserve_run(self, address_chunk: int, lblk: int, n_blocks: int) -> int:
-        """Set aside a write of one run in order; the absolute memory address where its blocks belong.
-
-        0: not such a write (or one that fails): nothing changed, RESERVE says the rest.
-        """
-        shard = self.shard_at[address_chunk >> self._chk_len] if address_chunk < self.n_address_chunks else None
-        chk = address_chunk & self._chk_mask
-        if shard is None or chk >= self._num_chk:
-            return 0
-        return shard.reserve_run(chk, lblk, n_blocks)
-
-    def commit_run(self, address_chunk: int, lblk: int, n_blocks: int) -> bool:
-        """Commit a run that `reserve_run` set aside, if no other reservation of its chunk is outstanding.
-
-        False: nothing changed; submit a COMMIT with the run as its one extent.
-        """
-        shard = self.shard_at[address_chunk >> self._chk_len]
-        return shard is not None and shard.commit_run(address_chunk & self._chk_mask, lblk, n_blocks)
-
-    def reserve_runs(self, runs: Sequence[Run]) -> list[int]:
-        """As `reserve_run`, for several runs (address chunk, lblk, n_blocks) that come and go together.
-
-        None of their chunks may have a write under way, so that all of them can land as soon as the data are complete.
-        An empty list: not such writes, nothing changed.
-        """
-        places: list[int] = []
-        for address_chunk, lblk, n_blocks in runs:
-            shard = self.shard_at[address_chunk >> self._chk_len] if address_chunk < self.n_address_chunks else None
-            chk = address_chunk & self._chk_mask
-            place = 0
-            if shard is not None and chk < self._num_chk and shard.is_idle(chk):
-                place = shard.reserve_run(chk, lblk, n_blocks)
-            if not place:
-                for run in runs[: len(places)]:
-                    self.abort_run(*run)
-                return []
-            places.append(place)
-        return places
-
-    def commit_runs(self, runs: Sequence[Run]) -> bool:
-        """Commit what `reserve_runs` set aside, all or nothing. False: submit a COMMIT with the runs as its extents."""
-        for address_chunk, lblk, n_blocks in runs:
-            shard = self.shard_at[address_chunk >> self._chk_len]
-            if shard is None or not shard.holds_only(address_chunk & self._chk_mask, lblk, n_blocks):
-                return False
-        return all(self.commit_run(*run) for run in runs)
-
-    def abort_run(self, address_chunk: int, lblk: int, n_blocks: int) -> None:
-        """Roll back a run that `reserve_run` set aside, and all reserved above it. Its owner stores no more."""
-        chunk = self.addresses.flat_chunk(address_chunk)
-        self.submit(MediaOp(OpKind.ABORT, (Extent(chunk, lblk, n_blocks),), _nothing))
 
     # ---- chunk information
 
@@ -373,12 +298,12 @@ class Engine:
 
     def _reserve(self, op: MediaOp) -> None:
         if len(op.extents) == 1 and op.extents[0].chunk >= 0 and op.inject is None:
-            # The plain shape, as `reserve_run`: its reservation is found again by place.
+            # The plain shape, as `PlainRuns.reserve`: its reservation is found again by place.
             chunk, lblk, n_blocks = op.extents[0]
             pu, chk = divmod(chunk, self._num_chk)
-            address = self._shards[pu].reserve_run(chk, lblk, n_blocks)
-            if address:
-                op.pieces = [Piece(address - self.memory.base, n_blocks * self._stride)]
+            shard = self._shards[pu]
+            if shard.reserve_run(chk, lblk, n_blocks):
+                op.pieces = [Piece(shard.place(chk, lblk), n_blocks * self._stride)]
                 op.done(op)
                 return
         admission = self._admit(op, op.extents, is_staged=True)
@@ -525,7 +450,7 @@ class Engine:
     def close(self) -> bool:
         """Refuse what comes, make everything durable, give spare space back. False if the disk refused."""
         self._handlers = [self.refuse] * len(OpKind)
-        self.shard_at[:] = [None] * len(self.shard_at)
+        self.runs.close()
         is_durable = self._flusher.close(self._shards)
         for shard in self._unswept:
             shard.sweep()
@@ -538,7 +463,3 @@ class Engine:
         """Complete an operation that makes no sense."""
         op.status = MediaStatus.INTERNAL
         op.done(op)
-
-
-def _nothing(op: MediaOp) -> None:
-    """The outcome of an abort, which has none."""

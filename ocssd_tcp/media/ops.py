@@ -80,7 +80,7 @@ class MediaOp:
     `inject`: decides which of the accepted accesses to the media fail; None: none.
     `whole`: RESET only: all entries are checked before the first is reset, and none is if one fails.
     A COMMIT or ABORT is the RESERVE op itself, submitted again with the new kind; or an op with no
-    `reservation`, for runs that the engine set aside by `reserve_run` or `reserve_runs`: they are its extents.
+    `reservation`, for runs that `PlainRuns` set aside: they are its extents.
     Results: `status`, `bitmap` (bit i: entry i of the list failed; entries are blocks, for RESET chunks) and
     `pieces`: READ: where the blocks are, in list order; RESERVE: where they belong.
     `done` is called exactly once for each submission, perhaps before `submit` returns. It may run later only for

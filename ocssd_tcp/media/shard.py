@@ -28,8 +28,8 @@ from ocssd_tcp.media.written import WrittenMap
 from ocssd_tcp.ocssd.layouts import WP_UNDEFINED, ChunkState, ChunkType, NotificationState
 from ocssd_tcp.ocssd.wear import resets_of, wear_index
 
-#: Indices into `PuShard.words`, four per entry.
-_SLBA, _CNLB, _WP = 1, 2, 3
+#: A chunk's entry as words of 64 bits: how many, and which is which; CS and CT are the low bytes of word 0.
+ENTRY_WORDS, _SLBA, CNLB_WORD, WP_WORD = 4, 1, 2, 3
 _FREE = ChunkState.FREE.value
 
 #: In `PuShard.reserved`: what is under way to the chunk is known to its shard only.
@@ -113,7 +113,7 @@ class PuShard:
 
     def cnlb(self, chk: int) -> int:
         """Blocks of the chunk."""
-        return int(self._words[chk * 4 + _CNLB])
+        return int(self._words[chk * ENTRY_WORDS + CNLB_WORD])
 
     def descriptor(self, chk: int) -> bytes:
         """The chunk's log entry, 32 bytes."""
@@ -129,7 +129,7 @@ class PuShard:
         if end == BUSY:
             queue = self._queues.get(chk)
             end = queue[-1].end if queue else 0
-        return int(end or self._words[chk * 4 + _WP])
+        return int(end or self._words[chk * ENTRY_WORDS + WP_WORD])
 
     def is_idle(self, chk: int) -> bool:
         """Whether no write to the chunk is outstanding."""
@@ -154,7 +154,7 @@ class PuShard:
 
     def _limit(self, chk: int) -> int:
         """Blocks of a sequential chunk that may be read, but for those whose write failed."""
-        wp = int(self._words[chk * 4 + _WP])
+        wp = int(self._words[chk * ENTRY_WORDS + WP_WORD])
         return max(wp - self._mw_cunits, 0) if self.state(chk) == ChunkState.OPEN else wp
 
     # ---- plain appends: one run, in order, to a sequential chunk
@@ -162,11 +162,11 @@ class PuShard:
     def _takes(self, chk: int, lblk: int, n_blocks: int) -> bool:
         """Whether a run is a plain append; a Free chunk is open for it afterwards. False: nothing changed."""
         words = self._words
-        at = chk * 4
+        at = chk * ENTRY_WORDS
         kind = words[at] & KIND_MASK
         if lblk != self.pointer(chk) or n_blocks % self._ws_min or n_blocks <= 0:
             return False
-        if lblk + n_blocks > words[at + _CNLB] or chk in self._stale:
+        if lblk + n_blocks > words[at + CNLB_WORD] or chk in self._stale:
             return False
         if kind == OPEN_SEQUENTIAL:
             return True
@@ -182,44 +182,33 @@ class PuShard:
         self._advance(chk, lblk + n_blocks)
         return True
 
-    def reserve_run(self, chk: int, lblk: int, n_blocks: int) -> int:
-        """Set a plain append aside; the address of its blocks. 0: it is none, nothing changed."""
-        words, at, end = self._words, chk * 4, lblk + n_blocks
-        if not self.reserved[chk]:
-            # The usual case first, spelt out: an Open chunk, and no other write to it under way.
-            is_usual = (
-                words[at + _WP] == lblk
-                and words[at] & KIND_MASK == OPEN_SEQUENTIAL
-                and end <= words[at + _CNLB]
-                and not n_blocks % self._ws_min
-            )
-            if not is_usual and not self._takes(chk, lblk, n_blocks):
-                return 0
-            self.reserved[chk] = end
-        elif self._takes(chk, lblk, n_blocks):
-            self.hold(Reservation(self, chk, lblk, end))
+    def reserve_run(self, chk: int, lblk: int, n_blocks: int) -> bool:
+        """Set a plain append aside. False: it is none, nothing changed."""
+        if not self._takes(chk, lblk, n_blocks):
+            return False
+        if self.reserved[chk]:
+            self.hold(Reservation(self, chk, lblk, lblk + n_blocks))
         else:
-            return 0
-        return self._base + (chk * self._clba + lblk) * self._stride
+            self.reserved[chk] = lblk + n_blocks
+        return True
 
     def commit_run(self, chk: int, lblk: int, n_blocks: int) -> bool:
         """Commit what `reserve_run` set aside, if it is alone in its chunk. False: nothing changed."""
-        end = lblk + n_blocks
-        if self.reserved[chk] == end and self._words[chk * 4 + _WP] == lblk:
-            self.reserved[chk] = 0
-        elif self.holds_only(chk, lblk, n_blocks):
+        if not self.holds_only(chk, lblk, n_blocks):
+            return False
+        if self.reserved[chk] == BUSY:
             del self._queues[chk]
             self._shorten(chk)
         else:
-            return False
-        self._advance(chk, end)
+            self.reserved[chk] = 0
+        self._advance(chk, lblk + n_blocks)
         return True
 
     def holds_only(self, chk: int, lblk: int, n_blocks: int) -> bool:
         """Whether a run that `reserve_run` set aside is the only write under way in its chunk."""
         end = self.reserved[chk]
         if end != BUSY:
-            return bool(end == lblk + n_blocks and self._words[chk * 4 + _WP] == lblk)
+            return bool(end == lblk + n_blocks and self._words[chk * ENTRY_WORDS + WP_WORD] == lblk)
         queue = self._queues.get(chk)
         if queue is None or len(queue) != 1:
             return False
@@ -231,7 +220,7 @@ class PuShard:
         end = self.reserved[chk]
         if end and end != BUSY:
             self.reserved[chk] = BUSY
-            self._queues[chk] = [Reservation(self, chk, self._words[chk * 4 + _WP], end)]
+            self._queues[chk] = [Reservation(self, chk, self._words[chk * ENTRY_WORDS + WP_WORD], end)]
         return self._queues.get(chk, [])
 
     def _shorten(self, chk: int) -> None:
@@ -241,10 +230,10 @@ class PuShard:
 
     def _advance(self, chk: int, wp: int) -> None:
         words = self._words
-        at = chk * 4
-        words[at + _WP] = wp
+        at = chk * ENTRY_WORDS
+        words[at + WP_WORD] = wp
         self.dirty[0] = 1
-        if wp == words[at + _CNLB]:
+        if wp == words[at + CNLB_WORD]:
             self._enter(chk, ChunkEvent.FILLED)
             self.n_open -= 1
             self._shared.n_open -= 1
@@ -350,7 +339,7 @@ class PuShard:
             self.reserved[chk] = BUSY
             self._advance(chk, reservation.end)
             return
-        self._words[chk * 4 + _WP] = good
+        self._words[chk * ENTRY_WORDS + WP_WORD] = good
         self._enter(chk, ChunkEvent.CLOSED_EARLY)
         self.count_open(-1)
         self.readable[chk] = good
@@ -363,7 +352,7 @@ class PuShard:
             return
         for chk in chks:
             # Those at wp and beyond were marked, but a kill came before wp moved.
-            wp = 0 if self.state(chk) == ChunkState.OFFLINE else int(self._words[chk * 4 + _WP])
+            wp = 0 if self.state(chk) == ChunkState.OFFLINE else int(self._words[chk * ENTRY_WORDS + WP_WORD])
             bits = self.written.cut(chk, wp)
             if bits:
                 self._holes[chk] = (bits & -bits).bit_length() - 1
@@ -425,6 +414,10 @@ class PuShard:
 
     # ---- reset
 
+    def becomes_free(self, chk: int) -> bool:
+        """Whether a reset that nothing stands in the way of makes the chunk Free at once."""
+        return wear_index(self.wear[chk] + 1, self._pe_cycles) != 255 and not self._is_on_disk(chk)
+
     def reset(self, chk: int, *, is_failing: bool = False) -> ChunkState:
         """Reset a chunk that may be reset and has no reservations; Free, or Offline if that failed or wore it out.
 
@@ -437,10 +430,10 @@ class PuShard:
         was_free = self.state(chk) == ChunkState.FREE
         self.readable[chk] = 0
         if not self.is_random(chk):
-            if self._words[chk * 4 + _WP] == self.cnlb(chk):
+            if self._words[chk * ENTRY_WORDS + WP_WORD] == self.cnlb(chk):
                 # A kill shall not leave the chunk as one that closed at its first write.
                 self.table[chk * ENTRY_BYTES] = ChunkState.OPEN
-            self._words[chk * 4 + _WP] = 0
+            self._words[chk * ENTRY_WORDS + WP_WORD] = 0
         self.wear[chk] = resets = min(self.wear[chk] + 1, 0xFFFF_FFFF)
         shared.n_cycles += 1
         wli = wear_index(resets, self._pe_cycles)
@@ -448,7 +441,7 @@ class PuShard:
         self.table[chk * ENTRY_BYTES + 2] = wli
         state = self._enter(chk, ChunkEvent.RESET_FAILED if is_failing or wli == 255 else ChunkEvent.RESET)
         if state == ChunkState.OFFLINE:
-            self._words[chk * 4 + _WP] = WP_UNDEFINED
+            self._words[chk * ENTRY_WORDS + WP_WORD] = WP_UNDEFINED
             shared.n_offline += 1
             shared.stats.n_media_errors += 1
         self.forget_written(chk)
@@ -459,9 +452,9 @@ class PuShard:
         elif not was_free:
             self._spare(chk)
         if is_uneven:
-            shared.report(Notice(self._words[chk * 4 + _SLBA], NotificationState.WEAR_INDEX))
+            shared.report(Notice(self._words[chk * ENTRY_WORDS + _SLBA], NotificationState.WEAR_INDEX))
         if state == ChunkState.OFFLINE:
-            shared.report(Notice(self._words[chk * 4 + _SLBA], NotificationState.UNRECOVERABLE))
+            shared.report(Notice(self._words[chk * ENTRY_WORDS + _SLBA], NotificationState.UNRECOVERABLE))
         return state
 
     def impose(self, chk: int, state: int, kind: int, wli: int, wp: int) -> None:
@@ -475,7 +468,7 @@ class PuShard:
         self.wear[chk] = resets
         wli = wear_index(resets, self._pe_cycles)
         shared.wear(self._flat(chk), self.table[chk * ENTRY_BYTES + 2], wli)
-        self._words[chk * 4 + _WP] = wp
+        self._words[chk * ENTRY_WORDS + WP_WORD] = wp
         self.table[chk * ENTRY_BYTES : chk * ENTRY_BYTES + 3] = bytes((state, kind, wli))
         is_plain = kind & ChunkType.SEQUENTIAL and state in (ChunkState.OPEN, ChunkState.CLOSED)
         self.readable[chk] = self._limit(chk) if is_plain else 0
@@ -502,7 +495,7 @@ class PuShard:
             self._enter(chk, ChunkEvent.WRITTEN)
             self.dirty[0] = 1
             return n_blocks
-        wp = int(self._words[chk * 4 + _WP])
+        wp = int(self._words[chk * ENTRY_WORDS + WP_WORD])
         n_counted = min(n_blocks, self.cnlb(chk) - wp)
         self._advance(chk, wp + n_counted)
         return n_counted
@@ -510,7 +503,7 @@ class PuShard:
     def revive(self, chk: int) -> None:
         """Make an Offline chunk one that can be reset."""
         if not self.is_random(chk):
-            self._words[chk * 4 + _WP] = 0
+            self._words[chk * ENTRY_WORDS + WP_WORD] = 0
         self.table[chk * ENTRY_BYTES] = ChunkState.CLOSED
         self._shared.n_offline -= 1
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ocssd_tcp.media.engine import Engine, HotTables
+from ocssd_tcp.media.engine import Engine
 from ocssd_tcp.media.files import NamespaceFiles
 from ocssd_tcp.media.memory import PAGE, PREDEFINED_BYTES, Memory, Staging
+from ocssd_tcp.media.runs import HotTables
 from ocssd_tcp.media.shard import PuShard
 from ocssd_tcp.media.shared import Shared
 from ocssd_tcp.media.superblock import (

@@ -84,9 +84,9 @@ def act(probe: Probe, action: str, chunk: int, lblk: int, n_blocks: int, fill: i
     elif action == "reset":
         op = probe.reset(chunk)
     elif action == "run" and chunk != RANDOM_CHUNK:
-        at = probe.engine.reserve_run(chunk, lblk, n_blocks) - probe.engine.memory.base
+        at = probe.engine.runs.reserve(chunk, lblk, n_blocks) - probe.engine.memory.base
         view[at : at + len(data)] = data
-        assert probe.engine.commit_run(chunk, lblk, n_blocks)
+        assert probe.engine.runs.commit(chunk, lblk, n_blocks)
         return
     elif action == "reserve":
         op = probe.reserve(extent)

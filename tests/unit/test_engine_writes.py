@@ -84,7 +84,7 @@ def test_nobody_writes_where_a_rolled_back_write_may_still_store(probe: Probe) -
     probe.abort(first)
     assert probe.write(0, 0, 4, fill=1).status == OK
     assert probe.write(0, 4, 4).status == MediaStatus.WRITE_FAULT
-    assert probe.engine.reserve_run(0, 4, 4) == 0
+    assert probe.engine.runs.reserve(0, 4, 4) == 0
     probe.abort(second)
     assert probe.write(0, 4, 4, fill=5).status == OK
     assert probe.fills(0, 0, 8) == list(range(1, 9))
@@ -125,13 +125,13 @@ def test_a_write_over_two_chunks_lands_in_both_at_once(probe: Probe) -> None:
 def test_a_reset_invalidates_writes_under_way(probe: Probe) -> None:
     probe.write(0, 0, 4)
     waiting, storing = probe.reserve(Extent(0, 4, 4)), probe.reserve(Extent(0, 8, 4))
-    run = probe.engine.reserve_run(0, 12, 4)
+    run = probe.engine.runs.reserve(0, 12, 4)
     assert run
     assert probe.reset(0).status == OK
     assert probe.write(0, 0, 4, fill=20).status == OK
     probe.commit(storing)
     assert storing.status == MediaStatus.OUT_OF_ORDER
-    assert not probe.engine.commit_run(0, 12, 4)
+    assert not probe.engine.runs.commit(0, 12, 4)
     assert probe.done(OpKind.COMMIT, [Extent(0, 12, 4)]).status == MediaStatus.OUT_OF_ORDER
     probe.abort(waiting)
     assert probe.write(0, 4, 12, fill=24).status == OK
@@ -223,11 +223,11 @@ def test_lists_of_different_lengths_are_an_internal_error(probe: Probe) -> None:
 def test_a_run_is_reserved_stored_and_committed_by_address(probe: Probe) -> None:
     engine = probe.engine
     for lblk in range(0, 16, 4):
-        address = engine.reserve_run(5, lblk, 4)
+        address = engine.runs.reserve(5, lblk, 4)
         assert address == engine.address[5] + lblk * probe.stride
         at = address - engine.memory.base
         engine.memory.view[at : at + 4 * probe.stride] = probe.data(4, lblk)
-        assert engine.commit_run(5, lblk, 4)
+        assert engine.runs.commit(5, lblk, 4)
     assert probe.fills(5, 0, 16) == list(range(16))
     assert probe.chunk(5).cs == ChunkState.CLOSED
 
@@ -238,7 +238,7 @@ def test_a_run_is_reserved_stored_and_committed_by_address(probe: Probe) -> None
 )
 def test_what_is_no_plain_run_is_not_reserved(probe: Probe, address_chunk: int, lblk: int, n_blocks: int) -> None:
     probe.write(1, 0, 16)
-    assert probe.engine.reserve_run(address_chunk, lblk, n_blocks) == 0
+    assert probe.engine.runs.reserve(address_chunk, lblk, n_blocks) == 0
     assert probe.chunk(0).cs == ChunkState.FREE
 
 
@@ -248,23 +248,23 @@ def test_holes_have_no_address_and_no_runs(tmp_path: Path) -> None:
     assert (len(engine.address), len(engine.readable)) == (engine.n_address_chunks,) * 2
     for address_chunk in range(engine.n_address_chunks):
         chunk = engine.addresses.flat_chunk(address_chunk)
-        is_reserved = bool(engine.reserve_run(address_chunk, 0, 2))
+        is_reserved = bool(engine.runs.reserve(address_chunk, 0, 2))
         assert (engine.address[address_chunk] != 0, is_reserved) == (chunk >= 0, chunk >= 0)
         if chunk >= 0:
-            assert engine.commit_run(address_chunk, 0, 2)
+            assert engine.runs.commit(address_chunk, 0, 2)
             assert Probe(engine).chunk(chunk).wp == 2
     store.close()
 
 
 def test_runs_and_general_writes_share_the_order_of_a_chunk(probe: Probe) -> None:
     engine = probe.engine
-    assert engine.reserve_run(0, 0, 4)
+    assert engine.runs.reserve(0, 0, 4)
     general = probe.reserve(Extent(0, 4, 4))
-    assert engine.reserve_run(0, 8, 4)
+    assert engine.runs.reserve(0, 8, 4)
     probe.commit(general)
-    assert not engine.commit_run(0, 8, 4)
+    assert not engine.runs.commit(0, 8, 4)
     last = probe.op(OpKind.COMMIT, [Extent(0, 8, 4)])
-    assert not engine.commit_run(0, 0, 4)
+    assert not engine.runs.commit(0, 0, 4)
     first = probe.op(OpKind.COMMIT, [Extent(0, 0, 4)])
     assert [op.status for op in (first, general, last) if probe.is_done(op)] == [OK] * 3
     assert probe.chunk(0).wp == 12
@@ -272,31 +272,31 @@ def test_runs_and_general_writes_share_the_order_of_a_chunk(probe: Probe) -> Non
 
 def test_several_runs_are_reserved_together_and_committed_together(probe: Probe) -> None:
     engine, runs = probe.engine, [(0, 0, 4), (5, 0, 8)]
-    assert engine.reserve_runs(runs) == [engine.address[0], engine.address[5]]
-    assert engine.commit_runs(runs)
+    assert engine.runs.reserve_all(runs) == [engine.address[0], engine.address[5]]
+    assert engine.runs.commit_all(runs)
     assert [probe.chunk(chunk).wp for chunk in (0, 5)] == [4, 8]
 
 
 @pytest.mark.parametrize("bad", [(0, 4, 4), (1, 4, 4), (2, 0, 4), (8, 0, 4)], ids=["twice", "order", "busy", "hole"])
 def test_if_one_of_several_runs_is_not_to_be_had_none_is_reserved(probe: Probe, bad: tuple[int, int, int]) -> None:
-    assert probe.engine.reserve_run(2, 0, 4)
-    assert probe.engine.reserve_runs([(0, 0, 4), bad]) == []
+    assert probe.engine.runs.reserve(2, 0, 4)
+    assert probe.engine.runs.reserve_all([(0, 0, 4), bad]) == []
     assert probe.write(0, 0, 4).status == OK
 
 
 def test_several_runs_do_not_land_while_one_has_company(probe: Probe) -> None:
     engine, runs = probe.engine, [(0, 0, 4), (5, 0, 8)]
-    engine.reserve_runs(runs)
-    assert engine.reserve_run(5, 8, 4)
-    assert not engine.commit_runs(runs)
+    engine.runs.reserve_all(runs)
+    assert engine.runs.reserve(5, 8, 4)
+    assert not engine.runs.commit_all(runs)
     assert [probe.chunk(chunk).wp for chunk in (0, 5)] == [0, 0]
 
 
 def test_an_aborted_run_rolls_back_those_above(probe: Probe) -> None:
     engine = probe.engine
-    assert engine.reserve_run(0, 0, 4)
-    assert engine.reserve_run(0, 4, 4)
-    engine.abort_run(0, 0, 4)
+    assert engine.runs.reserve(0, 0, 4)
+    assert engine.runs.reserve(0, 4, 4)
+    engine.runs.abort(0, 0, 4)
     assert probe.done(OpKind.COMMIT, [Extent(0, 4, 4)]).status == MediaStatus.OUT_OF_ORDER
     assert probe.write(0, 0, 8).status == OK
 
@@ -413,8 +413,8 @@ def test_a_closed_drive_refuses_and_its_views_live_on(tmp_path: Path) -> None:
     view = store.memory.view[piece.offset : piece.offset + piece.length]
     store.close()
     assert probe.write(1, 0, 4).status == MediaStatus.INTERNAL
-    assert probe.engine.reserve_run(1, 0, 4) == 0
-    assert not probe.engine.commit_run(1, 0, 4)
+    assert probe.engine.runs.reserve(1, 0, 4) == 0
+    assert not probe.engine.runs.commit(1, 0, 4)
     del store, probe, piece
     assert bytes(view[:512]) == b"\x01" * 512
 

@@ -301,7 +301,7 @@ def test_an_early_closed_chunk_is_readable_up_to_wp_and_takes_no_write(tmp_path:
     probe = Probe(store.engines[0])
     assert probe.fills(1, 0, 10) == [1, 2, 3, 4, 5, 6, 7, 8, 0, 0]
     assert probe.write(1, 8, 4).status == MediaStatus.WRITE_FAULT
-    assert probe.engine.reserve_run(1, 8, 4) == 0
+    assert probe.engine.runs.reserve(1, 8, 4) == 0
     store.close()
 
 
