@@ -27,6 +27,7 @@ include "native.pxi"
 include "output.pxi"
 include "space.pxi"
 include "writes.pxi"
+include "records.pxi"
 
 cdef enum:
     FUA = 1 << 30
@@ -48,7 +49,7 @@ cdef enum:
 cdef object READY = Ready.READY
 
 
-cdef class Processor(Writes):
+cdef class Processor(Records):
     """The processor of one I/O queue. The same contract as `transport.batch.BatchProcessor`."""
 
     cdef object connection, queue, association, subsystem, registers, responder, tx
@@ -73,12 +74,6 @@ cdef class Processor(Writes):
     cdef int completed
     cdef int write_cache  # -1: not asked yet
     cdef Stop stop
-    # The trace that is on, while a buffer is walked.
-    cdef object ring
-    cdef trace_record *records  # NULL: none
-    cdef uint32_t record_mask, first_record, next_record
-    cdef uint64_t moment
-    cdef uint16_t cntlid, qid
 
     def __cinit__(self):
         self.last_tag = -1
@@ -138,7 +133,8 @@ cdef class Processor(Writes):
         cid, ttag = self.cids[index], self.tags[index]
         places = [<uint64_t>write.runs[i].place for i in range(write.n_runs)]
         command = PyBytes_FromStringAndSize(<char *>&write.command, sizeof(sqe))
-        transfer = RunTransfer(ttag, cid, command, space.namespace, as_tuples(write.runs, write.n_runs), places)
+        transfer = RunTransfer(
+            ttag, cid, command, write.length, space.namespace, as_tuples(write.runs, write.n_runs), places)
         transfer.skip(write.received)
         self.connection.transfers[ttag] = self.outstanding[cid] = transfer
         if write.arrival:
@@ -243,34 +239,7 @@ cdef class Processor(Writes):
         self.completed, self.write_cache, self.is_fresh = 0, -1, False
         ring = self.subsystem.trace
         if ring is not None:
-            ring.renumber()
-            self.ring, self.moment = ring, now_ns()
-            self.records, self.record_mask = <trace_record *>address_of(ring.view), <uint32_t>(ring.n_slots - 1)
-            self.first_record = self.next_record = ring.seq
-        return 0
-
-    cdef void record(self, Space space, const sqe *command, const Run *runs, int n_runs, uint64_t arrival) noexcept:
-        """Write a plain command into the trace, as `transport.batch` does."""
-        cdef trace_record *at = &self.records[self.next_record & self.record_mask]
-        publish_u32(&at.check, 0)
-        publish_u32(&at.seq, self.next_record)
-        at.nsid, at.arrival, at.start, at.completion = command.nsid, arrival, self.moment, 0
-        at.lba, at.pu_mask, at.nlb = lba_of(space, runs), pus_of(space, runs, n_runs), command.cdw12 & 0xFFFF
-        at.cid, at.opcode, at.flags, at.status = command.cid, command.opc, TRACE_PLAIN | TRACE_HAS_EXTENT, 0
-        at.qid, at.cntlid = self.qid, self.cntlid
-        publish_u32(&at.check, self.next_record)
-        self.next_record += 1
-
-    cdef int close_trace(self) except -1:
-        """The commands that were recorded complete now."""
-        cdef uint64_t now
-        if self.next_record != self.first_record:
-            now = now_ns()
-            while self.first_record != self.next_record:
-                self.records[self.first_record & self.record_mask].completion = now
-                self.first_record += 1
-            self.ring.seq = self.next_record
-        self.records, self.ring = NULL, None
+            self.open_trace(ring)
         return 0
 
     cdef int finish(self) except -1:
@@ -474,12 +443,16 @@ cdef class Processor(Writes):
         if self.space is None or pdu.sqe_flags != PSDT_SGL or pdu.cdw12 & FUA:
             return 0
         length = <uint64_t>((pdu.cdw12 & 0xFFFF) + 1) * self.space.stride
+        if pdu.opc == IO_VECTOR_RESET:
+            length = 0  # and no buffer for descriptors
         if length > self.max_transfer or length != pdu.sgl_length:
             return 0
         if pdu.opc == IO_READ or pdu.opc == IO_VECTOR_READ:
             is_done = self.read(pdu, data, n_data)
         elif pdu.opc == IO_WRITE or pdu.opc == IO_VECTOR_WRITE:
             is_done = self.write(pdu, data, n_data)
+        elif pdu.opc == IO_VECTOR_RESET:
+            is_done = self.reset(pdu, data, n_data)
         else:
             return 0
         if not is_done:
@@ -548,13 +521,27 @@ cdef class Processor(Writes):
             return True
         memcpy(runs[0].place, data, pdu.sgl_length)
         if not space.commit(runs, 1):
-            space.engine.abort_run(runs[0].chunk, runs[0].lblk, runs[0].n_blocks)
+            space.runs.abort(runs[0].chunk, runs[0].lblk, runs[0].n_blocks)
             return False
         space.writes += 1
         space.vector_writes += pdu.opc == IO_VECTOR_WRITE
         space.blocks_written += runs[0].n_blocks
         if self.records:
             self.record(space, <const sqe *>&pdu.opc, runs, 1, self.moment)
+        self.respond(pdu.cid)
+        return True
+
+    cdef bint reset(self, const capsule_cmd *pdu, const uint8_t *data, int64_t n_data) except -1:
+        """Reset one chunk that the SQE names; False if it is not plain, and nothing has changed."""
+        cdef Space space = self.space
+        cdef Run run
+        if pdu.cdw13 or pdu.cdw12 & 0xFFFF or pdu.sgl_type == SGL_IN_CAPSULE or n_data:
+            return False
+        if space.runs_of(pdu, data, 0, &run) != 1 or run.lblk or not space.runs.reset(run.chunk):
+            return False
+        space.namespace.tally.count(is_io=True, opcode=IO_VECTOR_RESET)
+        if self.records:
+            self.record(space, <const sqe *>&pdu.opc, &run, 1, self.moment)
         self.respond(pdu.cid)
         return True
 

@@ -18,7 +18,7 @@ cdef uint64_t address_of(object view) except? 0:
 cdef class Space:
     """A namespace as the processor needs it: its tables by address, and what is to be counted."""
 
-    cdef object namespace, engine, tables, nsid
+    cdef object namespace, engine, runs, tables, nsid
     cdef list shards
     cdef uint32_t *readable
     cdef const uint64_t *address
@@ -32,6 +32,7 @@ cdef class Space:
     def __init__(self, nsid, namespace):
         geometry, engine = namespace.geometry, namespace.engine
         self.nsid, self.namespace, self.engine, self.shards = nsid, namespace, engine, engine.shard_at
+        self.runs = engine.runs
         self.tables = tables = engine.tables
         self.readable = <uint32_t *>address_of(tables.readable)
         self.address = <const uint64_t *>address_of(tables.address)
@@ -130,7 +131,7 @@ cdef class Space:
         return entry
 
     cdef bint reserve(self, Run *runs, int n) except -1:
-        """As the engine's `reserve_run` and `reserve_runs`, which are asked where a chunk is not Open and idle."""
+        """As `PlainRuns.reserve` and `reserve_all`, which are asked where a chunk is not Open and idle."""
         cdef int i, done = 0
         cdef Run *run
         cdef chunk_descriptor *entry
@@ -149,9 +150,9 @@ cdef class Space:
         for i in range(done):
             self.reserved[runs[i].chunk] = 0
         if n == 1:
-            runs[0].place = <uint8_t *><uint64_t>self.engine.reserve_run(runs[0].chunk, runs[0].lblk, runs[0].n_blocks)
+            runs[0].place = <uint8_t *><uint64_t>self.runs.reserve(runs[0].chunk, runs[0].lblk, runs[0].n_blocks)
             return runs[0].place != NULL
-        places = self.engine.reserve_runs(as_tuples(runs, n))
+        places = self.runs.reserve_all(as_tuples(runs, n))
         if not places:
             return False
         for i in range(n):
@@ -159,7 +160,7 @@ cdef class Space:
         return True
 
     cdef bint commit(self, const Run *runs, int n) except -1:
-        """As the engine's `commit_run` and `commit_runs`, which are asked where a chunk opens or fills."""
+        """As `PlainRuns.commit` and `commit_all`, which are asked where a chunk opens or fills."""
         cdef int i
         cdef uint64_t wp
         cdef chunk_descriptor *entry
@@ -168,8 +169,8 @@ cdef class Space:
             entry = self.appendable(runs[i].chunk, runs[i].lblk)
             if not entry or self.reserved[runs[i].chunk] != wp or wp >= entry.cnlb:
                 if n == 1:
-                    return self.engine.commit_run(runs[0].chunk, runs[0].lblk, runs[0].n_blocks)
-                return self.engine.commit_runs(as_tuples(runs, n))
+                    return self.runs.commit(runs[0].chunk, runs[0].lblk, runs[0].n_blocks)
+                return self.runs.commit_all(as_tuples(runs, n))
         for i in range(n):
             wp = <uint64_t>runs[i].lblk + runs[i].n_blocks
             entry = self.appendable(runs[i].chunk, runs[i].lblk)

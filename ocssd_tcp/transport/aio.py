@@ -98,15 +98,13 @@ class Peer:
         if not n_bytes:
             self._end("the host closed the connection")
             return
-        server = self._server
-        now = server.now()
-        had_queue = connection.queue is not None
-        connection.received(n_bytes, now)
-        if not had_queue and connection.queue is not None:
-            self._accelerate()
-        if connection.is_control or connection.phase is not Phase.LIVE:
+        if connection.is_control:
+            self._control(n_bytes)
+            return
+        connection.received(n_bytes, self._server.now())
+        if connection.phase is not Phase.LIVE:
             self.flush()
-            server.rearm()
+            self._server.rearm()
         elif connection.tx.n:  # the usual end of an event, without the steps that only others need
             try:
                 sent = connection.tx.send(self._writev)
@@ -117,6 +115,16 @@ class Peer:
                 connection.sent()
             else:
                 self._wait_for_room()
+
+    def _control(self, n_bytes: int) -> None:
+        """Bytes have come that can change the state of a controller, or make the connection one of an I/O queue."""
+        connection = self.connection
+        had_queue = connection.queue is not None
+        connection.received(n_bytes, self._server.now())
+        if not had_queue and connection.queue is not None:
+            self._accelerate()
+        self.flush()
+        self._server.rearm()
 
     def _wait_for_room(self) -> None:
         """The socket takes no more: nothing is received until it does."""

@@ -17,45 +17,53 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 from ocssd_tcp import accel
-from ocssd_tcp.commands.namespace import Namespace
-from ocssd_tcp.media.engine import Run
+from ocssd_tcp.controller.registers import Ready
+from ocssd_tcp.media.runs import Run
 from ocssd_tcp.media.trace import clock, pack_record
 from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT
+from ocssd_tcp.transport.plain import PlainNamespace, append, crc_of_pieces, pack_runs, plain_list, runs_of
 from ocssd_tcp.transport.tracing import PLAIN, TracedRun, pu_mask
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer, Transfer
 from ocssd_tcp.transport.txqueue import IOV_BYTES, pack_iov, pack_two_iovs
 from ocssd_tcp.wire.digest import DIGEST_BYTES, crc32c
-from ocssd_tcp.wire.lba_list import progression, unpack_lbas
-from ocssd_tcp.wire.opcodes import MAX_VECTOR_LBAS, Io, ListForm, SglType
+from ocssd_tcp.wire.opcodes import MAX_VECTOR_LBAS, Io, SglType
 from ocssd_tcp.wire.pdu import PduFlag, PduType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ocssd_tcp.controller.queue import QueuePair
     from ocssd_tcp.transport.connection import TargetConnection
 
 # Layouts of wire.layouts with fields joined, so that a shape is told by few comparisons (tests prove them equal).
-#: common header, opcode and flags, cid, nsid, CDW2-3, SGL length, SGL type, CDW10-11, CDW12, CDW13, CDW14-15
-CAPSULE = struct.Struct("<QHHIQ8x8xI3xBQIIQ")
+#: common header, opcode and flags, cid, nsid, SGL length, SGL type, CDW10-11, CDW12
+CAPSULE = struct.Struct("<QHHI24xI3xBQI")
+#: of a vector command besides: CDW2-3, CDW13, CDW14-15
+LISTED = struct.Struct("<16xQ36xIQ")
 #: common header, cccid, ttag, datao, datal
 DATA = struct.Struct("<QHHII4x")
+#: common header, cccid (ttag and datao are 0), datal
+C2H = struct.Struct("<QQQ")
 #: common header, DW0 and DW1, sqhd, sqid, cid, status
 RESPONSE = struct.Struct("<QQHHHH")
 
 _PSDT_SGL = 0x4000
 _READ = Io.READ | _PSDT_SGL
 _WRITE = Io.WRITE | _PSDT_SGL
-_WRITES = (_WRITE, Io.VECTOR_WRITE | _PSDT_SGL)
 _READS = (_READ, Io.VECTOR_READ | _PSDT_SGL)
+_WRITES = (_WRITE, Io.VECTOR_WRITE | _PSDT_SGL)
+_VECTOR_RESET = Io.VECTOR_RESET | _PSDT_SGL
+_VECTOR = 0x80  #: in the opcodes of vector commands
 _FUA = 1 << 30
 _TRACE_KIND = (PLAIN << 8) - _PSDT_SGL  #: with opcode and SQE flags, a trace record's opcode, flags and status 0
 _IN_CAPSULE, _TRANSPORT = int(SglType.IN_CAPSULE), int(SglType.TRANSPORT)
-_PROGRESSION, _CAPSULE_LIST = int(ListForm.PROGRESSION), int(ListForm.CAPSULE)
 _H2C_DATA = int(PduType.H2C_DATA)
 _LIST_PIECES = MAX_VECTOR_LBAS + 4
 _FITS = 250  #: PDUs whose answers an empty send queue always has room for
 
+_READY = Ready.READY
+_unpack_capsule, _unpack_listed, _unpack_data = CAPSULE.unpack_from, LISTED.unpack_from, DATA.unpack_from
+_pack_data, _pack_c2h, _pack_resp = DATA.pack_into, C2H.pack_into, RESPONSE.pack_into
 _u32 = struct.Struct("<I").unpack_from
 _u64 = struct.Struct("<Q").unpack_from
 _pack_u32 = struct.Struct("<I").pack_into
@@ -105,105 +113,6 @@ class Processor(Protocol):
     ) -> Callable[[], None] | None: ...
 
 
-class PlainNamespace:
-    """What the processor needs of a namespace, in the form it needs it."""
-
-    __slots__ = (
-        "address", "counters", "engine", "lbk_len", "lbk_mask", "memory", "namespace", "nsze", "pu_shift", "readable",
-        "stride",
-    )  # fmt: skip
-
-    def __init__(self, namespace: Namespace) -> None:
-        geometry, engine = namespace.geometry, namespace.engine
-        self.namespace = namespace
-        self.engine = engine
-        self.memory = engine.memory
-        self.counters = namespace.counters
-        self.nsze = geometry.nsze
-        self.lbk_len = geometry.lbk_len
-        self.lbk_mask = (1 << geometry.lbk_len) - 1
-        self.pu_shift = geometry.pu_shift
-        self.stride = geometry.block_stride
-        self.readable = engine.readable
-        self.address = engine.address
-
-    def count_reads(self, n_reads: int, n_vector: int, n_blocks: int) -> None:
-        """Count reads that have been answered, `n_vector` of them vector reads."""
-        counters = self.counters
-        counters.reads += n_reads
-        counters.vector_reads += n_vector
-        counters.blocks_read += n_blocks
-
-
-def _runs_of(space: PlainNamespace, lbas: Sequence[int]) -> list[Run]:
-    """A list cut into runs of adjacent LBAs of one chunk each; empty if some LBA is outside the address space."""
-    lbk_len, lbk_mask = space.lbk_len, space.lbk_mask
-    runs: list[Run] = []
-    first = following = lbas[0]
-    for lba in (*lbas, -1):
-        if lba == following and (lba & lbk_mask or lba == first):
-            following += 1
-            continue
-        if first >= space.nsze:
-            return []
-        runs.append((first >> lbk_len, first & lbk_mask, following - first))
-        first, following = lba, lba + 1
-    return runs
-
-
-def _pack_runs(space: PlainNamespace, lbas: Sequence[int], words: bytearray, piece: int) -> int:
-    """Pack where the blocks of a list are, a piece per run, from byte `piece` of `words` on; the end, 0 if some block
-    is not plainly readable."""
-    lbk_len, lbk_mask, stride, nsze = space.lbk_len, space.lbk_mask, space.stride, space.nsze
-    readable, address = space.readable, space.address
-    first = following = lbas[0]
-    for lba in (*lbas, -1):
-        if lba == following:
-            following += 1
-            continue
-        if first >= nsze:
-            return 0
-        chunk, lblk = first >> lbk_len, first & lbk_mask
-        if lblk + following - first > readable[chunk]:
-            return 0
-        pack_iov(words, piece, address[chunk] + lblk * stride, (following - first) * stride)
-        piece += IOV_BYTES
-        first = lba
-        following = lba + 1
-    return piece
-
-
-def _append(space: PlainNamespace, run: Run, data: memoryview) -> bool:
-    """Write blocks that came in the capsule; False: not a plain append, and nothing changed."""
-    engine = space.engine
-    place = engine.reserve_run(*run)
-    if not place:
-        return False
-    offset = place - space.memory.base
-    space.memory.view[offset : offset + len(data)] = data
-    if not engine.commit_run(*run):
-        engine.abort_run(*run)
-        return False
-    space.counters.writes += 1
-    space.counters.blocks_written += run[2]
-    return True
-
-
-def _list(
-    data: bytearray, capsule_at: int, n_capsule: int, n_lbas: int, lbal: int, cdw2: int, cdw13: int, cdw14: int
-) -> Sequence[int] | None:
-    """The LBAs of a vector read in one of the forms that need nothing but the capsule; None for the others."""
-    if n_lbas > MAX_VECTOR_LBAS:
-        return None
-    if cdw13 == _CAPSULE_LIST:
-        if cdw2 or cdw14 or lbal + n_lbas * 8 > n_capsule:
-            return None
-        return unpack_lbas(data, n_lbas, capsule_at + lbal)
-    if cdw13 & 15 != _PROGRESSION or cdw13 >> 16 or n_capsule:
-        return None
-    return progression(lbal, n_lbas, (cdw13 >> 4 & 63) + 1, (cdw13 >> 10 & 63) + 1, cdw14, cdw2)
-
-
 class BatchProcessor:
     """The processor of one I/O queue, in Python. It holds no writes itself."""
 
@@ -212,8 +121,8 @@ class BatchProcessor:
 
     __slots__ = (
         "_association", "_connection", "_data_header", "_data_tail", "_h2c_header", "_in_capsule", "_max_transfer",
-        "_namespaces", "_outstanding", "_queue", "_r2t_header", "_resp_header", "_responder", "_spaces", "_tail", "_tx",
-        "_with_data", "_without_data",
+        "_namespaces", "_outstanding", "_queue", "_r2t_header", "_registers", "_resp_header", "_responder", "_spaces",
+        "_subsystem", "_tail", "_transfers", "_tx", "_with_data", "_without_data",
     )  # fmt: skip
 
     @classmethod
@@ -240,6 +149,8 @@ class BatchProcessor:
         self._connection = connection
         self._queue = queue
         self._association = queue.association
+        self._registers, self._subsystem = queue.association.registers, queue.association.subsystem
+        self._transfers = connection.transfers
         self._responder = connection.responder
         self._tx = connection.tx
         self._outstanding = outstanding
@@ -282,35 +193,34 @@ class BatchProcessor:
 
     def process(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
         """Handle plain PDUs of `data[position:end]`; the offset of the first that is not plain or not complete."""
-        association = self._association
-        if not association.enabled:
+        if self._registers.ready is not _READY:
             return position
-        outstanding, tx, queue = self._outstanding, self._tx, self._queue
+        outstanding, tx, queue, responder = self._outstanding, self._tx, self._queue, self._responder
         flow_control, sqhd, entries = queue.flow_control, queue.sqhd, queue.entries
         without_data, with_data, data_header = self._without_data, self._with_data, self._data_header
         resp_header, tail, data_tail = self._resp_header, self._tail, self._data_tail
         header_bytes, pdu_bytes, max_transfer = 72 + tail, 24 + tail, self._max_transfer
-        unpack, pack_data, pack_resp = CAPSULE.unpack_from, DATA.pack_into, RESPONSE.pack_into
         completed = 0
         write_cache: bool | None = None  # looked up once, if there is a write at all
-        room = entries - self._responder.n_completed - len(outstanding)
+        room = entries - responder.n_completed - len(outstanding)
 
         # The most that the buffer can ask for: four pieces a command, and headers with their digests.
-        most = min((end - position) // 24, room + len(outstanding)) + 1
+        most = (end - position) // 24 + 1
         if most > _FITS or tx.n:
+            most = min(most, room + len(outstanding) + 1)
             tx.reserve(most * 4, most * 64)
         words, arena, arena_base = tx.words, tx.arena, tx.arena_base
         at, used, n_bytes = tx.n * IOV_BYTES, tx.used, tx.n_bytes
         arena_view = memoryview(arena) if tail else view
         joined = -1  # where in the arena the last piece ends, if it is one of the arena
-        last_nsid = n_reads = n_vector = n_blocks_read = 0
+        last_nsid = last_length = data_bytes = data_word = n_reads = n_vector = n_blocks_read = 0
         space: PlainNamespace | None = None
-        trace = association.subsystem.trace
+        trace = self._subsystem.trace
         arrival = pus = 0
         if trace is not None:
             trace.renumber()
             arrival, trace_first, trace_view, trace_mask = clock(), trace.seq, trace.view, trace.mask
-            trace_queue = queue.qid | association.cntlid << 16
+            trace_queue = queue.qid | self._association.cntlid << 16
 
         while end - position >= 24:
             if data[position] == _H2C_DATA:
@@ -324,9 +234,7 @@ class BatchProcessor:
             else:
                 if end - position < header_bytes or room <= 0:
                     break
-                (header, opcode, cid, nsid, cdw2, sgl_length, sgl_type, lba, cdw12, cdw13, cdw14) = unpack(
-                    data, position
-                )
+                header, opcode, cid, nsid, sgl_length, sgl_type, lba, cdw12 = _unpack_capsule(data, position)
                 if header == without_data:
                     capsule_at = n_capsule = 0
                     after = position + header_bytes
@@ -345,7 +253,7 @@ class BatchProcessor:
                 if cid in outstanding:
                     break
                 if nsid != last_nsid:
-                    if space is not None:
+                    if n_reads and space is not None:
                         space.count_reads(n_reads, n_vector, n_blocks_read)
                         n_reads = n_vector = n_blocks_read = 0
                     space, last_nsid = self._space(nsid), nsid
@@ -355,11 +263,15 @@ class BatchProcessor:
                 length = n_blocks * space.stride
                 if length > max_transfer:
                     break
+                is_single = True
+                if opcode & _VECTOR:
+                    cdw2, cdw13, cdw14 = _unpack_listed(data, position)
+                    is_single = not cdw13 and n_blocks == 1 and not cdw2 and not cdw14
 
                 if opcode in _READS:
                     if sgl_type != _TRANSPORT or length != sgl_length:
                         break
-                    if opcode == _READ or (not cdw13 and n_blocks == 1 and not cdw2 and not cdw14):
+                    if is_single:
                         if n_capsule or lba >= space.nsze:
                             break
                         chunk, lblk = lba >> space.lbk_len, lba & space.lbk_mask
@@ -373,23 +285,26 @@ class BatchProcessor:
                             tx.n = at // IOV_BYTES
                             tx.reserve(_LIST_PIECES + most * 4, 0)
                             words = tx.words
-                        lbas = _list(data, capsule_at, n_capsule, n_blocks, lba, cdw2, cdw13, cdw14)
+                        lbas = plain_list(data, capsule_at, n_capsule, n_blocks, lba, cdw2, cdw13, cdw14)
                         if lbas is None:
                             break
-                        piece = _pack_runs(space, lbas, words, at + IOV_BYTES)
+                        piece = pack_runs(space, lbas, words, at + IOV_BYTES)
                         if not piece:
                             break
                         pack_iov(words, at, arena_base + used, pdu_bytes)
                         if trace is not None:
                             pus, lba = pu_mask(lbas, space.pu_shift), lbas[0]
-                    pack_data(arena, used, data_header | length + pdu_bytes + data_tail << 32, cid, 0, 0, length)
+                    if length != last_length:
+                        last_length, data_bytes = length, pdu_bytes + length
+                        data_word = data_header | data_bytes + data_tail << 32
+                    _pack_c2h(arena, used, data_word, cid, length)
                     if tail:
                         _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
                     used += pdu_bytes
-                    n_bytes += pdu_bytes + length
+                    n_bytes += data_bytes
                     joined = -1
                     if data_tail:
-                        _pack_u32(arena, used, _crc_of_pieces(space, words, at + IOV_BYTES, piece))
+                        _pack_u32(arena, used, crc_of_pieces(space, words, at + IOV_BYTES, piece))
                         pack_iov(words, piece, arena_base + used, 4)
                         piece += IOV_BYTES
                         used += 4
@@ -397,8 +312,9 @@ class BatchProcessor:
                         joined = used
                     at = piece
                     n_reads += 1
-                    n_vector += opcode != _READ
                     n_blocks_read += n_blocks
+                    if opcode != _READ:
+                        n_vector += 1
                     if trace is not None:  # spelt out: a call would double what it costs
                         seq = trace.seq
                         trace.seq = seq + 1
@@ -414,37 +330,37 @@ class BatchProcessor:
                         continue
                 elif opcode in _WRITES:
                     if write_cache is None:
-                        write_cache = association.volatile_write_cache
+                        write_cache = self._association.volatile_write_cache
                     if length != sgl_length or not write_cache:
                         break
-                    if opcode == _WRITE or (not cdw13 and n_blocks == 1 and not cdw2 and not cdw14):
+                    if is_single:
                         if lba >= space.nsze or (n_capsule and sgl_type != _IN_CAPSULE):
                             break
                         runs = [(lba >> space.lbk_len, lba & space.lbk_mask, n_blocks)]
                     else:
-                        lbas = _list(data, capsule_at, n_capsule, n_blocks, lba, cdw2, cdw13, cdw14)
-                        runs = _runs_of(space, lbas) if lbas is not None and sgl_type == _TRANSPORT else []
+                        lbas = plain_list(data, capsule_at, n_capsule, n_blocks, lba, cdw2, cdw13, cdw14)
+                        runs = runs_of(space, lbas) if lbas is not None and sgl_type == _TRANSPORT else []
                         if not runs:
                             break
+                    room -= 1
                     if sgl_type == _IN_CAPSULE:
                         if n_capsule != length or _u64(data, position + 32)[0]:
                             break
-                        if not _append(space, runs[0], view[capsule_at : capsule_at + length]):
+                        if not append(space, runs[0], view[capsule_at : capsule_at + length]):
                             break
                         space.counters.vector_writes += opcode != _WRITE
                         if trace is not None:
                             trace.put(
                                 nsid, arrival, arrival, 0, lba, 0, n_blocks - 1, cid, opcode - _PSDT_SGL, PLAIN, 0,
-                                queue.qid, association.cntlid,
+                                queue.qid, trace_queue >> 16,
                             )  # fmt: skip
-                        room -= 1
                     else:
-                        ttag = self._reserve(space, runs, cid, data, position) if sgl_type == _TRANSPORT else 0
+                        ttag = self._reserve(space, runs, length, cid, data, position) if sgl_type == _TRANSPORT else 0
                         if not ttag:
                             break
                         if trace is not None:
-                            self._trace(space, self._connection.transfers[ttag], runs, arrival)
-                        pack_data(arena, used, self._r2t_header, cid, ttag, 0, length)
+                            self._trace(space, self._transfers[ttag], runs, arrival)
+                        _pack_data(arena, used, self._r2t_header, cid, ttag, 0, length)
                         if tail:
                             _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
                         if joined == used:
@@ -455,15 +371,27 @@ class BatchProcessor:
                         used += pdu_bytes
                         joined = used
                         n_bytes += pdu_bytes
-                        room -= 1
                         position = after
                         continue
+                elif opcode == _VECTOR_RESET:
+                    # Nothing but the chunk: no list, no buffer for descriptors.
+                    if not is_single or n_capsule or sgl_length or sgl_type == _IN_CAPSULE or lba & space.lbk_mask:
+                        break
+                    if not space.engine.runs.reset(lba >> space.lbk_len):
+                        break
+                    space.namespace.tally.count(is_io=True, opcode=opcode - _PSDT_SGL)
+                    if trace is not None:
+                        trace.put(
+                            nsid, arrival, arrival, 0, lba, 0, 0, cid, opcode - _PSDT_SGL, PLAIN, 0, queue.qid,
+                            trace_queue >> 16,
+                        )  # fmt: skip
+                    room -= 1
                 else:
                     break
 
             if flow_control:
                 sqhd = sqhd + 1 if sqhd + 1 < entries else 0
-            pack_resp(arena, used, resp_header, 0, sqhd, 0, cid, 0)
+            _pack_resp(arena, used, resp_header, 0, sqhd, 0, cid, 0)
             if tail:
                 _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
             if joined == used:  # headers that follow each other are one piece
@@ -477,25 +405,31 @@ class BatchProcessor:
             completed += 1
             position = after
 
-        if space is not None:
+        if n_reads and space is not None:
             space.count_reads(n_reads, n_vector, n_blocks_read)
         tx.n, tx.used, tx.n_bytes = at // IOV_BYTES, used, n_bytes
-        queue.sqhd = sqhd
+        if flow_control:
+            queue.sqhd = sqhd
         if trace is not None and trace.seq != trace_first:
             trace.complete(trace_first)
-        self._responder.n_completed += completed
+        if completed:
+            responder.n_completed += completed
         return position
 
-    def _reserve(self, space: PlainNamespace, runs: list[Run], cid: int, data: bytearray, position: int) -> int:
+    def _reserve(
+        self, space: PlainNamespace, runs: list[Run], length: int, cid: int, data: bytearray, position: int
+    ) -> int:
         """Set a write aside whose data comes by R2T; its transfer tag, 0 if it is not a plain append."""
-        places = [space.engine.reserve_run(*runs[0])] if len(runs) == 1 else space.engine.reserve_runs(runs)
+        places = [space.engine.runs.reserve(*runs[0])] if len(runs) == 1 else space.engine.runs.reserve_all(runs)
         if not places or not places[0]:
             return 0
-        connection = self._connection
-        ttag = connection.new_ttag()
+        connection, transfers = self._connection, self._transfers
+        ttag = connection.last_ttag % 0xFFFE + 1  # as new_ttag(): no tag is in use but those of `transfers`
+        while ttag in transfers:
+            ttag = ttag % 0xFFFE + 1
+        connection.last_ttag = ttag
         sqe = bytes(data[position + 8 : position + 72])
-        transfer = RunTransfer(ttag, cid, sqe, space.namespace, runs, places)
-        connection.transfers[ttag] = self._outstanding[cid] = transfer
+        transfers[ttag] = self._outstanding[cid] = RunTransfer(ttag, cid, sqe, length, space.namespace, runs, places)
         return ttag
 
     def _trace(self, space: PlainNamespace, transfer: Transfer, runs: list[Run], arrival: int) -> None:
@@ -510,9 +444,8 @@ class BatchProcessor:
 
         The offset after what was taken; 0: not plain, nothing changed.
         """
-        header, cccid, ttag, datao, datal = DATA.unpack_from(data, position)
-        transfers: dict[int, Transfer] = self._connection.transfers
-        transfer = transfers.get(ttag)
+        header, cccid, ttag, datao, datal = _unpack_data(data, position)
+        transfer = self._transfers.get(ttag)
         if not isinstance(transfer, RunTransfer):
             return 0
         start = position + 24 + self._tail
@@ -520,9 +453,9 @@ class BatchProcessor:
         after: int = stop + self._data_tail
         if header != self._h2c_header | after - position << 32 or datal != transfer.length or start > end:
             return 0
-        if datal > MAXH2CDATA:
+        if datao or transfer.received or cccid != transfer.cid or datal > MAXH2CDATA:
             return 0
-        if datao or transfer.received or cccid != transfer.cid or self._outstanding.get(cccid) is not transfer:
+        if self._outstanding.get(cccid) is not transfer or transfer.memory is None:
             return 0
         if self._tail and crc32c(view[position : position + 24]) != _u32(data, position + 24)[0]:
             return 0
@@ -531,25 +464,16 @@ class BatchProcessor:
             return start
         if self._data_tail and crc32c(view[start:stop]) != _u32(data, stop)[0]:
             return 0
-        memory = transfer.namespace.engine.memory.view
+        memory = transfer.memory.view
         for offset, length in transfer.pieces:
             memory[offset : offset + length] = view[start : start + length]
             start += length
         if not transfer.commit():
             return 0  # others are ahead of it: the complete engine stores it again, and waits for them
-        del transfers[ttag]
+        del self._transfers[ttag]
         del self._outstanding[cccid]
         traced = self._responder.traced
         if traced:
             traced.landed(cccid)
             traced.completed(self._queue, cccid, 0)
         return after
-
-
-def _crc_of_pieces(space: PlainNamespace, words: bytearray, piece: int, end: int) -> int:
-    """The data digest of the pieces in bytes `piece` .. `end` of `words`."""
-    view, base, crc = space.memory.view, space.memory.base, 0
-    for address, length in struct.iter_unpack("<QQ", memoryview(words)[piece:end]):
-        offset = address - base
-        crc = crc32c(view[offset : offset + length], crc)
-    return crc

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from ocssd_tcp.commands.io import IoCommand
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.registry import Command
-from ocssd_tcp.media.engine import Engine, Run
+from ocssd_tcp.media.engine import Engine
 from ocssd_tcp.media.memory import Memory
 from ocssd_tcp.media.ops import Extent, MediaOp, Piece
+from ocssd_tcp.media.runs import Run
 from ocssd_tcp.wire.opcodes import Io
 
 MAXH2CDATA = 128 * 1024  #: most data bytes of one H2CData PDU
@@ -116,29 +117,43 @@ class Transfer:
 
 
 class RunTransfer(Transfer):
-    """A plain write: runs of blocks, in order, of chunks of their own, set aside by the engine's `reserve_run(s)`.
+    """A plain write: runs of blocks, in order, of chunks of their own, set aside by the engine's `PlainRuns`.
 
     `runs`: (address chunk, lblk, n_blocks) each; `pieces`: where they are in the memory.
     """
 
     __slots__ = ("namespace", "runs")
 
+    # What no plain write has. One is made for each of them, so that these are not worth a store.
+    io: IoCommand | None = None
+    op: MediaOp | None = None
+    staging: bytearray | None = None
+    base = 0
+
     def __init__(
-        self, ttag: int, cid: int, sqe: bytes, namespace: Namespace, runs: Sequence[Run], places: Sequence[int]
+        self,
+        ttag: int,
+        cid: int,
+        sqe: bytes,
+        length: int,
+        namespace: Namespace,
+        runs: Sequence[Run],
+        places: Sequence[int],
     ) -> None:
-        """`places`: the absolute memory address of each run."""
-        self.ttag, self.cid, self.sqe, self.io, self.op, self.staging = ttag, cid, sqe, None, None, None
-        self.base = self.received = self.failed = self._piece = self._into = 0
-        self.namespace = namespace
-        self.runs = runs
+        """`places`: the absolute memory address of each run. `length`: bytes of all of them."""
+        self.ttag, self.cid, self.sqe, self.length = ttag, cid, sqe, length
+        self.received = self.failed = self._piece = self._into = 0
+        self.namespace, self.runs = namespace, runs
         self.memory = memory = namespace.engine.memory
-        stride, base = namespace.geometry.block_stride, memory.base
         if len(runs) == 1:
-            self.length = length = runs[0][2] * stride
-            self.pieces = [Piece(places[0] - base, length)]
+            self.pieces = [Piece(places[0] - memory.base, length)]
         else:
+            stride, base = namespace.geometry.block_stride, memory.base
             self.pieces = [Piece(place - base, run[2] * stride) for place, run in zip(places, runs, strict=True)]
-            self.length = sum(piece.length for piece in self.pieces)
+
+    def discard(self) -> None:
+        """Swallow what is still to come: nobody owns its place any more."""
+        self.pieces, self.memory = [], None
 
     def extents(self) -> list[Extent]:
         """The runs as the media's operations name them."""
@@ -148,7 +163,7 @@ class RunTransfer(Transfer):
     def commit(self) -> bool:
         """Commit at once, if nothing stands in the way. False: nothing changed."""
         runs, engine = self.runs, self.namespace.engine
-        if not (engine.commit_run(*runs[0]) if len(runs) == 1 else engine.commit_runs(runs)):
+        if not (engine.runs.commit(*runs[0]) if len(runs) == 1 else engine.runs.commit_all(runs)):
             return False
         counters = self.namespace.counters
         counters.writes += 1

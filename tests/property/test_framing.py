@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocssd_tcp.structdef import Layout
-from ocssd_tcp.transport.batch import CAPSULE, DATA, RESPONSE, common_header
+from ocssd_tcp.transport.batch import C2H, CAPSULE, DATA, LISTED, RESPONSE, common_header
 from ocssd_tcp.wire import layouts
 from ocssd_tcp.wire.framer import Frame, Framer
 from ocssd_tcp.wire.layouts import C2H_DATA, CAPSULE_CMD, CAPSULE_RESP, COMMON_HEADER, H2C_DATA, R2T
@@ -56,20 +56,19 @@ def joined(low: int, high: int, bits: int) -> int:
 @given(raw=st.binary(min_size=72, max_size=72))
 def test_capsule_form_of_the_batch_processor_is_the_capsule_cmd(raw: bytes) -> None:
     f = CAPSULE_CMD.parse(raw)
-    assert CAPSULE.size == CAPSULE_CMD.size
-    assert CAPSULE.unpack(raw) == (
+    assert CAPSULE.size <= CAPSULE_CMD.size
+    assert CAPSULE.unpack_from(raw) == (
         joined(common_header(f.type, f.flags, f.hlen, f.pdo), f.plen, 32),
         joined(f.opc, f.sqe_flags, 8),
         f.cid,
         f.nsid,
-        joined(f.cdw2, f.cdw3, 32),
         f.sgl_length,
         f.sgl_type,
         joined(f.cdw10, f.cdw11, 32),
         f.cdw12,
-        f.cdw13,
-        joined(f.cdw14, f.cdw15, 32),
     )
+    assert LISTED.size == CAPSULE_CMD.size
+    assert LISTED.unpack(raw) == (joined(f.cdw2, f.cdw3, 32), f.cdw13, joined(f.cdw14, f.cdw15, 32))
     assert struct.unpack_from("<Q", raw, 32)[0] == f.sgl_address
 
 
@@ -84,6 +83,13 @@ def test_data_form_of_the_batch_processor_is_the_data_pdus_and_the_r2t(layout: L
     assert DATA.size == layout.size
     assert DATA.unpack(raw) == fields
     assert DATA.pack(*fields) == layout.pack(**{name: f[name] for name in layout.names})
+
+
+@given(cid=st.integers(0, 0xFFFF), datal=u32, plen=u32)
+def test_the_form_of_an_answer_with_data_is_a_c2h_data(cid: int, datal: int, plen: int) -> None:
+    header = joined(common_header(PduType.C2H_DATA, 4, 24, 24), plen, 32)
+    fields = {"type": PduType.C2H_DATA, "flags": 4, "hlen": 24, "pdo": 24, "plen": plen, "cccid": cid, "datal": datal}
+    assert C2H.pack(header, cid, datal) == C2H_DATA.pack(**fields)
 
 
 @given(raw=st.binary(min_size=24, max_size=24))
