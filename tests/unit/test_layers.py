@@ -16,7 +16,8 @@ NAME = PACKAGE.name
 #: "" is the package itself, which holds the version and imports nothing.
 ARROWS: dict[str, set[str]] = {
     "": set(),
-    "__main__": {"cli.daemon"},
+    "__main__": {"cli.start"},
+    "cli.start": {"cli.daemon"},
     "cli.daemon": {"cli.ctl", "daemon", "config", "observe"},
     "cli.ctl": {"config"},
     "cli.health": {"config"},
