@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ocssd_tcp.media.chunk import KIND_MASK, OPEN_SEQUENTIAL
 from ocssd_tcp.ocssd.layouts import CHUNK_DESCRIPTOR
-from ocssd_tcp.ocssd.trace_format import TRACE_RECORD, TraceFlag
+from ocssd_tcp.ocssd.trace_format import SEQ_LIMIT, TRACE_RECORD, TraceFlag
 from ocssd_tcp.structdef import Layout
 from ocssd_tcp.wire.digest import DIGEST_BYTES
 from ocssd_tcp.wire.layouts import C2H_DATA, CAPSULE_CMD, CAPSULE_RESP, COMMON_HEADER, H2C_DATA, R2T, SQE
@@ -31,6 +31,7 @@ CONSTANTS: Mapping[str, int] = {
     "OPEN_SEQUENTIAL": OPEN_SEQUENTIAL,
     "MAX_VECTOR_LBAS": MAX_VECTOR_LBAS,
     "DIGEST_BYTES": DIGEST_BYTES,
+    "SEQ_LIMIT": SEQ_LIMIT,
 }
 _WRITTEN = "from the declarations by ocssd_tcp.accel.generate"
 _C_TYPES = {"B": "uint8_t", "H": "uint16_t", "I": "uint32_t", "Q": "uint64_t"}

@@ -16,6 +16,7 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &now);
         return (uint64_t)now.tv_sec * 1000000000u + now.tv_nsec;
     }
+    static inline void prefetch(const void *at) { __builtin_prefetch(at, 1); }
     static inline void publish_u32(void *at, uint32_t word) { __atomic_store_n((uint32_t *)at, word, __ATOMIC_RELEASE); }
     /* Data first, then wp, whatever the compiler would like better: a killed process leaves no hole below wp. */
     static inline void publish_u64(void *at, uint64_t word) { __atomic_store_n((uint64_t *)at, word, __ATOMIC_RELEASE); }
@@ -30,6 +31,7 @@ cdef extern from *:
     void store_u32(void *at, uint32_t word) nogil
     void publish_u64(void *at, uint64_t word) nogil
     void publish_u32(void *at, uint32_t word) nogil
+    void prefetch(const void *at) nogil
     uint64_t now_ns() nogil
 
 

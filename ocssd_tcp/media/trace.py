@@ -16,11 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from ocssd_tcp.media import libc
 from ocssd_tcp.ocssd.trace_format import (
     JOINED_RECORD,
+    JOINED_SCALAR,
     MAGIC,
     RECORD_BYTES,
+    RECORD_HEAD,
     RECORD_SHIFT,
+    RECORD_TAIL,
     SEQ_END,
     SEQ_LIMIT,
     TRACE_RECORD,
@@ -29,9 +33,11 @@ from ocssd_tcp.ocssd.trace_format import (
 )
 
 clock = time.monotonic_ns
-pack_record = JOINED_RECORD.pack_into
+pack_record, pack_scalar = JOINED_RECORD.pack_into, JOINED_SCALAR.pack_into
+pack_head, pack_tail = RECORD_HEAD.pack, RECORD_TAIL.pack
 _pack = TRACE_RECORD.struct.pack_into
 OLD_SUFFIX = ".old"
+POPULATE_BYTES = 64 << 20  #: most of a ring whose pages are there from the start
 
 
 class TraceRing:
@@ -67,7 +73,9 @@ class TraceRing:
         finally:
             os.close(fd)
         self.view = memoryview(self._map)[len(head) :]
-        self._completions = np.frombuffer(self.view, TRACE_RECORD.dtype)["completion"]
+        slots = np.frombuffer(self.view, TRACE_RECORD.dtype)
+        self._completions = slots["completion"]
+        libc.populate(slots.ctypes.data, min(len(self.view), POPULATE_BYTES))  # else the first round pays for each page
 
     @property
     def n_recorded(self) -> int:
@@ -85,10 +93,11 @@ class TraceRing:
 
     def complete(self, first: int) -> None:
         """The commands with numbers from `first` on complete now."""
-        begin, n_records = first % self.n_slots, self.seq - first
-        self._completions[begin : begin + n_records] = now = clock()
-        if begin + n_records > self.n_slots:
-            self._completions[: begin + n_records - self.n_slots] = now
+        begin = first % self.n_slots
+        end = begin + self.seq - first
+        self._completions[begin:end] = now = clock()
+        if end > self.n_slots:
+            self._completions[: end - self.n_slots] = now
 
     def put(
         self,

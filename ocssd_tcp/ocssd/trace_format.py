@@ -72,8 +72,13 @@ TRACE_RECORD = Layout(
     "cntlid" / u16,
     "check" / u32,
 )
-#: The same with fields joined, fewer to pack: `opcode` to `status`, and `qid` and `cntlid`.
-JOINED_RECORD = struct.Struct("<IIQQQQQHHIII")
+#: The same in parts, fewer to pack where many records have some in common: seq, RECORD_HEAD, lba, pu_mask, nlb, cid,
+#: RECORD_TAIL, check. The head is nsid to `completion`; the tail `opcode` to `status`, joined, and `qid` and `cntlid`.
+#: JOINED_SCALAR is without the mask, which a scalar command has not.
+JOINED_RECORD = struct.Struct("<I28sQQHH8sI")
+JOINED_SCALAR = struct.Struct("<I28sQ8xHH8sI")
+RECORD_HEAD = struct.Struct("<IQQQ")
+RECORD_TAIL = struct.Struct("<II")
 RECORD_BYTES = TRACE_RECORD.size
 RECORD_SHIFT = RECORD_BYTES.bit_length() - 1
 

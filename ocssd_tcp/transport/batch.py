@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 from ocssd_tcp import accel
 from ocssd_tcp.controller.registers import Ready
 from ocssd_tcp.media.runs import Run
-from ocssd_tcp.media.trace import clock, pack_record
-from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT
+from ocssd_tcp.media.trace import clock, pack_head, pack_record, pack_scalar, pack_tail
+from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT, SEQ_LIMIT
 from ocssd_tcp.transport.plain import PlainNamespace, append, crc_of_pieces, pack_runs, plain_list, runs_of
 from ocssd_tcp.transport.tracing import PLAIN, TracedRun, pu_mask
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer, Transfer
@@ -50,7 +50,8 @@ RESPONSE = struct.Struct("<QQHHHH")
 _PSDT_SGL = 0x4000
 _READ = Io.READ | _PSDT_SGL
 _WRITE = Io.WRITE | _PSDT_SGL
-_READS = (_READ, Io.VECTOR_READ | _PSDT_SGL)
+_VECTOR_READ = Io.VECTOR_READ | _PSDT_SGL
+_READS = (_READ, _VECTOR_READ)
 _WRITES = (_WRITE, Io.VECTOR_WRITE | _PSDT_SGL)
 _VECTOR_RESET = Io.VECTOR_RESET | _PSDT_SGL
 _VECTOR = 0x80  #: in the opcodes of vector commands
@@ -216,15 +217,24 @@ class BatchProcessor:
         last_nsid = last_length = data_bytes = data_word = n_reads = n_vector = n_blocks_read = 0
         space: PlainNamespace | None = None
         trace = self._subsystem.trace
-        arrival = pus = 0
+        arrival = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads
+        head = tail_of_reads = b""
         if trace is not None:
-            trace.renumber()
-            arrival, trace_first, trace_view, trace_mask = clock(), trace.seq, trace.view, trace.mask
+            if trace.seq >= SEQ_LIMIT:
+                trace.renumber()
+            arrival, trace_view, trace_mask = clock(), trace.view, trace.mask
+            trace_first = seq = trace.seq
             trace_queue = queue.qid | self._association.cntlid << 16
+            tail_of_reads = pack_tail(_READ + _TRACE_KIND, trace_queue)
+            tail_of_lists = pack_tail(_VECTOR_READ + _TRACE_KIND, trace_queue)
 
         while end - position >= 24:
             if data[position] == _H2C_DATA:
+                if trace is not None:
+                    trace.seq = seq
                 after = self._h2c_data(data, view, position, end)
+                if trace is not None:
+                    seq = trace.seq
                 if not after:
                     break
                 if self._connection.fill is not None:  # its data is still arriving
@@ -257,6 +267,8 @@ class BatchProcessor:
                         space.count_reads(n_reads, n_vector, n_blocks_read)
                         n_reads = n_vector = n_blocks_read = 0
                     space, last_nsid = self._space(nsid), nsid
+                    if trace is not None:
+                        head = pack_head(nsid, arrival, arrival, 0)
                 if space is None or cdw12 & _FUA:
                     break
                 n_blocks = (cdw12 & 0xFFFF) + 1
@@ -316,13 +328,13 @@ class BatchProcessor:
                     if opcode != _READ:
                         n_vector += 1
                     if trace is not None:  # spelt out: a call would double what it costs
-                        seq = trace.seq
-                        trace.seq = seq + 1
-                        pack_record(
-                            trace_view, seq << RECORD_SHIFT & trace_mask, seq, nsid, arrival, arrival, 0, lba, pus,
-                            n_blocks - 1, cid, opcode + _TRACE_KIND, trace_queue, seq,
-                        )  # fmt: skip
-                        pus = 0
+                        slot = seq << RECORD_SHIFT & trace_mask
+                        if opcode == _READ:
+                            pack_scalar(trace_view, slot, seq, head, lba, n_blocks - 1, cid, tail_of_reads, seq)
+                        else:
+                            pack_record(trace_view, slot, seq, head, lba, pus, n_blocks - 1, cid, tail_of_lists, seq)
+                            pus = 0
+                        seq += 1
                     room -= 1
                     position = after
                     if not flow_control:
@@ -349,11 +361,7 @@ class BatchProcessor:
                         if not append(space, runs[0], view[capsule_at : capsule_at + length]):
                             break
                         space.counters.vector_writes += opcode != _WRITE
-                        if trace is not None:
-                            trace.put(
-                                nsid, arrival, arrival, 0, lba, 0, n_blocks - 1, cid, opcode - _PSDT_SGL, PLAIN, 0,
-                                queue.qid, trace_queue >> 16,
-                            )  # fmt: skip
+                        n_done = n_blocks
                     else:
                         ttag = self._reserve(space, runs, length, cid, data, position) if sgl_type == _TRANSPORT else 0
                         if not ttag:
@@ -380,15 +388,20 @@ class BatchProcessor:
                     if not space.engine.runs.reset(lba >> space.lbk_len):
                         break
                     space.namespace.tally.count(is_io=True, opcode=opcode - _PSDT_SGL)
-                    if trace is not None:
-                        trace.put(
-                            nsid, arrival, arrival, 0, lba, 0, 0, cid, opcode - _PSDT_SGL, PLAIN, 0, queue.qid,
-                            trace_queue >> 16,
-                        )  # fmt: skip
+                    n_done = 1
                     room -= 1
                 else:
                     break
 
+            if n_done:
+                if trace is not None:
+                    trace.seq = seq
+                    trace.put(
+                        nsid, arrival, arrival, 0, lba, 0, n_done - 1, cid, opcode - _PSDT_SGL, PLAIN, 0, queue.qid,
+                        trace_queue >> 16,
+                    )  # fmt: skip
+                    seq = trace.seq
+                n_done = 0
             if flow_control:
                 sqhd = sqhd + 1 if sqhd + 1 < entries else 0
             _pack_resp(arena, used, resp_header, 0, sqhd, 0, cid, 0)
@@ -410,7 +423,8 @@ class BatchProcessor:
         tx.n, tx.used, tx.n_bytes = at // IOV_BYTES, used, n_bytes
         if flow_control:
             queue.sqhd = sqhd
-        if trace is not None and trace.seq != trace_first:
+        if trace is not None and seq != trace_first:
+            trace.seq = seq
             trace.complete(trace_first)
         if completed:
             responder.n_completed += completed

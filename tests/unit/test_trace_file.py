@@ -17,7 +17,9 @@ from ocssd_tcp.ocssd.trace_format import (
     JOINED_RECORD,
     MIN_SLOTS,
     RECORD_BYTES,
+    RECORD_HEAD,
     RECORD_SHIFT,
+    RECORD_TAIL,
     SEQ_END,
     SEQ_LIMIT,
     TRACE_HEADER,
@@ -32,6 +34,7 @@ from ocssd_tcp.ocssd.trace_format import (
 )
 
 GEOMETRY = Geometry()
+HEAD, TAIL = RECORD_HEAD.pack(1, 5, 5, 0), RECORD_TAIL.pack(2, 1)
 INFO: dict[str, Any] = {"namespaces": {"1": describe(GEOMETRY)}}
 SMALLEST = MIN_SLOTS * RECORD_BYTES
 FIELDS = TRACE_RECORD.names[1:-1]  #: all but the two numbers
@@ -72,10 +75,10 @@ def test_what_was_recorded_is_read_back(
 @settings(max_examples=50, deadline=None)
 @given(values(), st.integers(1, SEQ_END))
 def test_joined_and_separate_fields_are_the_same_bytes(record: dict[str, int], seq: int) -> None:
+    head = RECORD_HEAD.pack(record["nsid"], record["arrival"], record["start"], record["completion"])
     kind = record["opcode"] | record["flags"] << 8 | record["status"] << 16
-    joined = JOINED_RECORD.pack(
-        seq, *(record[name] for name in FIELDS[:8]), kind, record["qid"] | record["cntlid"] << 16, seq
-    )
+    tail = RECORD_TAIL.pack(kind, record["qid"] | record["cntlid"] << 16)
+    joined = JOINED_RECORD.pack(seq, head, record["lba"], record["pu_mask"], record["nlb"], record["cid"], tail, seq)
     assert joined == TRACE_RECORD.pack(seq=seq, check=seq, **record)
 
 
@@ -123,7 +126,7 @@ def test_commands_of_one_receive_complete_together_and_not_before(tmp_path: Path
     first = ring.seq
     for cid in range(6):  # across the end of the ring
         seq, ring.seq = ring.seq, ring.seq + 1
-        pack_record(ring.view, seq << RECORD_SHIFT & ring.mask, seq, 1, 5, 5, 0, 0, 0, 0, 1000 + cid, 2, 1, seq)
+        pack_record(ring.view, seq << RECORD_SHIFT & ring.mask, seq, HEAD, 0, 0, 0, 1000 + cid, TAIL, seq)
     before = read_trace(tmp_path / "t")
     assert max(before.records["cid"]) < 1000
     assert before.n_torn == 6
@@ -138,7 +141,7 @@ def test_more_commands_in_one_receive_than_the_ring_holds_complete_too(tmp_path:
     first = ring.seq
     for cid in range(2 * MIN_SLOTS + 9):
         seq, ring.seq = ring.seq, ring.seq + 1
-        pack_record(ring.view, seq << RECORD_SHIFT & ring.mask, seq, 1, 5, 5, 0, 0, 0, 0, cid, 2, 1, seq)
+        pack_record(ring.view, seq << RECORD_SHIFT & ring.mask, seq, HEAD, 0, 0, 0, cid, TAIL, seq)
     ring.complete(first)
     assert list(read_trace(tmp_path / "t").records["cid"]) == list(range(MIN_SLOTS + 9, 2 * MIN_SLOTS + 9))
 
