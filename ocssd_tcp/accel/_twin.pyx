@@ -139,7 +139,7 @@ cdef class Processor(Records):
         self.connection.transfers[ttag] = self.outstanding[cid] = transfer
         if write.arrival:
             run = TracedRun(command, lba_of(space, write.runs), pus_of(space, write.runs, write.n_runs))
-            self.responder.traced[cid] = (run, write.arrival)
+            self.responder.traced.arrived(cid, run, write.arrival)
         if self.fill == write:
             self.fill = NULL
             self.connection.begin_fill(transfer, self.fill_left, self.fill_crc)

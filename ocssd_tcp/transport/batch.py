@@ -225,8 +225,6 @@ class BatchProcessor:
             arrival, trace_view, trace_mask = clock(), trace.view, trace.mask
             trace_first = seq = trace.seq
             trace_queue = queue.qid | self._association.cntlid << 16
-            tail_of_reads = pack_tail(_READ + _TRACE_KIND, trace_queue)
-            tail_of_lists = pack_tail(_VECTOR_READ + _TRACE_KIND, trace_queue)
 
         while end - position >= 24:
             if data[position] == _H2C_DATA:
@@ -267,8 +265,10 @@ class BatchProcessor:
                         space.count_reads(n_reads, n_vector, n_blocks_read)
                         n_reads = n_vector = n_blocks_read = 0
                     space, last_nsid = self._space(nsid), nsid
-                    if trace is not None:
+                    if trace is not None and space is not None:
                         head = pack_head(nsid, arrival, arrival, 0)
+                        tail_of_reads = pack_tail(_READ + _TRACE_KIND, trace_queue)
+                        tail_of_lists = pack_tail(_VECTOR_READ + _TRACE_KIND, trace_queue)
                 if space is None or cdw12 & _FUA:
                     break
                 n_blocks = (cdw12 & 0xFFFF) + 1
@@ -451,7 +451,7 @@ class BatchProcessor:
         shift = space.pu_shift - space.lbk_len
         pus = pu_mask((chunk for chunk, _, _ in runs), shift) if len(runs) > 1 else 0
         lba = runs[0][0] << space.lbk_len | runs[0][1]
-        self._responder.traced[transfer.cid] = TracedRun(transfer.sqe, lba, pus), arrival
+        self._responder.traced.arrived(transfer.cid, TracedRun(transfer.sqe, lba, pus), arrival)
 
     def _h2c_data(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
         """Data of a plain write, all in one PDU: store and commit it, or begin to if it is still arriving.

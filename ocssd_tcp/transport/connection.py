@@ -32,6 +32,7 @@ ICREQ_SECONDS = 10.0  #: accept to ICReq
 CONNECT_SECONDS = 60.0  #: ICResp to Connect
 TRANSFER_SECONDS = 60.0  #: an R2T without any progress
 TERMINATION_SECONDS = 30.0  #: C2HTermReq to the peer's FIN; and for the rest of the output of one that is closed
+MAX_IDLE = 2  #: PDUs in a row that are not plain, before the rest of a buffer is taken for the same
 
 log = structlog.get_logger("transport")
 _LAST = PduFlag.LAST.value
@@ -156,6 +157,7 @@ class TargetConnection:
 
     def _consume(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
         """Handle every complete PDU of `data[position:end]`; the offset of the first byte not handled."""
+        n_idle = 0  # times in a row that the batch processor found nothing plain: then it is not asked again
         while position < end:
             fill = self.fill
             if fill is not None:
@@ -164,10 +166,11 @@ class TargetConnection:
                     break
                 continue
             batch = self._batch
-            if batch is not None:
-                position = batch.process(data, view, position, end)
+            if batch is not None and n_idle < MAX_IDLE:
+                begin, position = position, batch.process(data, view, position, end)
                 if position == end or batch.fills:
                     break
+                n_idle = 0 if position > begin else n_idle + 1
                 if self.fill is not None:
                     continue
             if self.phase is Phase.TERMINATING or self.phase is Phase.CLOSED:

@@ -75,7 +75,7 @@ class Executor:
     def arrived(self, cmd: Command) -> None:
         """Note a command for the trace. One whose CID is in use gets an answer, but the trace keeps the other."""
         if self._association.subsystem.trace is not None and cmd.cid not in self.outstanding:
-            self._responder.traced[cmd.cid] = cmd, clock()
+            self._responder.traced.arrived(cmd.cid, cmd, clock())
 
     def capsule(self, cmd: Command, data: memoryview, now: float) -> None:
         """Execute a command. `data`: its in-capsule data, valid during the call."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _fields = struct_of(SQE, ("opc", "nsid", "cdw12")).unpack_from
 _LAST_BIT = MASK_BITS - 1
 _FUA_BIT = 1 << 30
-_NEVER = (0, None, None)
 _WITH_ADDRESS = frozenset(
     map(int, (Io.READ, Io.WRITE, Io.VECTOR_RESET, Io.VECTOR_READ, Io.VECTOR_WRITE, Io.VECTOR_COPY))
 )
@@ -54,39 +53,49 @@ class TracedRun(NamedTuple):
     pu_mask: int
 
 
-class CommandsUnderWay(dict[int, tuple["Command | TracedRun", int]]):
-    """The traced commands of one queue, by CID: what is known of them, and when they arrived.
+class UnderWay:
+    """A traced command: what is known of it, when it arrived, and when the media was asked for which operation."""
 
-    `asked`: when the media was asked for them, and for which operation. Plain tuples, as every command makes them.
-    """
+    __slots__ = ("arrival", "command", "namespace", "op", "start")
 
-    __slots__ = ("asked",)
+    def __init__(self, command: Command | TracedRun, arrival: int) -> None:
+        self.command = command
+        self.arrival = arrival
+        self.start = 0
+        self.op: MediaOp | None = None
+        self.namespace: Namespace | None = None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: dict[int, tuple[int, MediaOp | None, Namespace | None]] = {}
+
+class CommandsUnderWay(dict[int, UnderWay]):
+    """The traced commands of one queue, by CID."""
+
+    __slots__ = ()
+
+    def arrived(self, cid: int, command: Command | TracedRun, arrival: int) -> None:
+        """Note a command from now on."""
+        self[cid] = UnderWay(command, arrival)
 
     def started(self, cid: int, op: MediaOp, namespace: Namespace) -> None:
         """The media is about to be asked for a command, perhaps once more."""
-        if cid in self:
-            self.asked[cid] = (clock(), op, namespace)
+        noted = self.get(cid)
+        if noted is not None:
+            noted.start, noted.op, noted.namespace = clock(), op, namespace
 
     def landed(self, cid: int) -> None:
         """The data of a plain write are where they belong: the media takes no time for it."""
-        if cid in self:
-            self.asked[cid] = (clock(), None, None)
+        noted = self.get(cid)
+        if noted is not None:
+            noted.start = clock()
 
     def completed(self, queue: QueuePair, cid: int, status: int) -> None:
         """A command's response is queued: write its record. `status`: without DNR."""
-        if status == _CID_CONFLICT or cid not in self:
+        if status == _CID_CONFLICT:
             return  # the answer is not to the command that has this CID
-        command, arrival = self.pop(cid)
-        start, op, namespace = self.asked.pop(cid, _NEVER)
-        association = queue.association
-        ring = association.subsystem.trace
-        if ring is None:
+        noted = self.pop(cid, None)
+        ring = queue.association.subsystem.trace
+        if noted is None or ring is None:
             return
-        mask = 0
+        command, mask = noted.command, 0
         if isinstance(command, TracedRun):
             opcode, nsid, cdw12 = _fields(command.sqe)
             lba, mask, nlb, flags = command.lba, command.pu_mask, cdw12 & 0xFFFF, PLAIN
@@ -95,23 +104,21 @@ class CommandsUnderWay(dict[int, tuple["Command | TracedRun", int]]):
             if opcode == _FABRICS:
                 nsid = 0  # a fabrics command has its type there
             elif queue.qid:
+                cdw12 = command.cdw12
                 if opcode in _WITH_ADDRESS:
-                    lba, nlb, flags = command.cdw10 | command.cdw11 << 32, command.cdw12 & 0xFFFF, _HAS_EXTENT
-                    if command.cdw12 & _FUA_BIT:
+                    lba, nlb, flags = command.cdw10 | command.cdw11 << 32, cdw12 & 0xFFFF, _HAS_EXTENT
+                    if cdw12 & _FUA_BIT:
                         flags |= _FUA
-                if op is not None and namespace is not None and op.extents and opcode not in _SCALAR:
+                op, namespace = noted.op, noted.namespace
+                if opcode not in _SCALAR and op is not None and namespace is not None and op.extents:
                     if not flags:
                         nlb = len(op.extents) - 1 & 0xFFFF
                     flags |= _HAS_EXTENT
                     lba, mask = _place_of(op, namespace, lba)
         ring.put(
-            nsid, arrival, start, clock(), lba, mask, nlb, cid, opcode, flags, status, queue.qid, association.cntlid
-        )
-
-    def clear(self) -> None:
-        """The queue has gone: what was under way ends without an answer."""
-        super().clear()
-        self.asked.clear()
+            nsid, noted.arrival, noted.start, clock(), lba, mask, nlb, cid, opcode, flags, status, queue.qid,
+            queue.association.cntlid,
+        )  # fmt: skip
 
 
 def _place_of(op: MediaOp, namespace: Namespace, otherwise: int) -> tuple[int, int]:
