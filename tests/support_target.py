@@ -536,6 +536,11 @@ class Host:
         return self.status(WRITE, payload=data, **fields) if by_r2t else self.status(WRITE, data, **fields)
 
 
+def timed(namespace: Namespace) -> dict[tuple[int, str], int]:
+    """How many commands a namespace has timed, by group and operation."""
+    return {key: sum(row.buckets) for key, row in namespace.latencies.rows.items()}
+
+
 def pattern(n_bytes: int, seed: int = 0) -> bytes:
     """Bytes that differ from place to place."""
     unit = bytes((i * 167 + (i >> 8) * 13 + seed * 59) & 0xFF for i in range(4096))

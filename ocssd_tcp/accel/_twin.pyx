@@ -25,6 +25,7 @@ include "layouts.pxi"
 
 include "native.pxi"
 include "output.pxi"
+include "times.pxi"
 include "space.pxi"
 include "writes.pxi"
 include "records.pxi"
@@ -55,7 +56,6 @@ cdef class Processor(Records):
     cdef object connection, queue, association, subsystem, registers, responder, tx
     cdef bytearray buffer  # the receive buffer; never resized
     cdef dict outstanding, namespaces, spaces
-    cdef list kept  # every Space that a Write may point to
     cdef Space space  # the one used last
     cdef bint is_fresh  # whether `space` was looked at since the buffer came
     cdef uint32_t nsid
@@ -177,6 +177,7 @@ cdef class Processor(Records):
             position = self.walk(<uint8_t *>PyByteArray_AS_STRING(data), position, end)
         self.queue_output()
         self.finish()
+        self.give_times()
         return position
 
     def reader(self, int fd, clock, otherwise):
@@ -214,14 +215,16 @@ cdef class Processor(Records):
         if self.stop == FOREIGN:
             self.queue_output()
             self.finish()
+            self.give_times()
             self.connection.resume(position, end, now)
             return QUEUED
         if position < end:
             self.connection.tail = PyBytes_FromStringAndSize(<char *>data + position, end - position)
         elif PyBytes_GET_SIZE(rest):
             self.connection.tail = b""
-        if self.records:
+        if self.is_noted:
             self.close_trace()  # before a host that has its answers can kill us
+            self.add_times()
         if is_sent and not self.tx.n and self.send(fd):
             self.completed = 0
             self.finish()
@@ -240,6 +243,10 @@ cdef class Processor(Records):
         ring = self.subsystem.trace
         if ring is not None:
             self.open_trace(ring)
+        self.times = self.subsystem.times
+        if self.times is not None and not self.begun:
+            self.begun = now_ns()
+        self.is_noted = ring is not None or self.begun
         return 0
 
     cdef int finish(self) except -1:
@@ -253,8 +260,7 @@ cdef class Processor(Records):
             self.connection.last_ttag, self.last_tag = self.last_tag, -1
         for space in self.kept:
             space.count()
-        if self.records:
-            self.close_trace()
+        self.close_trace()
         return 0
 
     cdef int queue_output(self) except -1:
@@ -385,8 +391,8 @@ cdef class Processor(Records):
             space.writes += 1
             space.vector_writes += write.command.opc == IO_VECTOR_WRITE
             space.blocks_written += write.length // space.stride
-            if write.arrival and self.records:
-                self.record(space, &write.command, write.runs, write.n_runs, write.arrival)
+            if self.is_noted:
+                self.note(space, &write.command, write.runs, write.n_runs, write.arrival)
             self.respond(self.cids[index])
             self.forget(index)
             return 0
@@ -489,8 +495,8 @@ cdef class Processor(Records):
         space.reads += 1
         space.vector_reads += pdu.opc == IO_VECTOR_READ
         space.blocks_read += length // space.stride
-        if self.records:
-            self.record(space, <const sqe *>&pdu.opc, runs, n, self.moment)
+        if self.is_noted:
+            self.note(space, <const sqe *>&pdu.opc, runs, n, self.moment)
         if self.flow_control:
             self.respond(pdu.cid)
         else:
@@ -526,8 +532,8 @@ cdef class Processor(Records):
         space.writes += 1
         space.vector_writes += pdu.opc == IO_VECTOR_WRITE
         space.blocks_written += runs[0].n_blocks
-        if self.records:
-            self.record(space, <const sqe *>&pdu.opc, runs, 1, self.moment)
+        if self.is_noted:
+            self.note(space, <const sqe *>&pdu.opc, runs, 1, self.moment)
         self.respond(pdu.cid)
         return True
 
@@ -540,8 +546,8 @@ cdef class Processor(Records):
         if space.runs_of(pdu, data, 0, &run) != 1 or run.lblk or not space.runs.reset(run.chunk):
             return False
         space.namespace.tally.count(is_io=True, opcode=IO_VECTOR_RESET)
-        if self.records:
-            self.record(space, <const sqe *>&pdu.opc, &run, 1, self.moment)
+        if self.is_noted:
+            self.note(space, <const sqe *>&pdu.opc, &run, 1, self.moment)
         self.respond(pdu.cid)
         return True
 

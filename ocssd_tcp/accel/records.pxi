@@ -1,12 +1,16 @@
-"""What the trace records of plain commands, as `transport.batch` does."""
+"""What is noted of plain commands, as `transport.batch` does: records of the trace, and how long they took."""
 
 cdef enum:
     AHEAD = 4  # records: the ring is far larger than the caches, and a miss costs more than a record
 
 
 cdef class Records(Writes):
-    """The trace that is on, while a buffer is walked."""
+    """The trace that is on, and what times commands, while a buffer is walked."""
 
+    cdef list kept  # every Space that a Write may point to
+    cdef bint is_noted  # whether there is anything to note
+    cdef object times  # a `PlainTimes`, None: nobody watches
+    cdef uint64_t begun  # when the buffer was received; 0: nobody watches
     cdef object ring  # the one that `slots` are of, whether it is still on or not
     cdef trace_record *slots
     cdef trace_record *records  # `slots`; NULL: no trace is on
@@ -29,6 +33,13 @@ cdef class Records(Writes):
             prefetch(&self.slots[(self.next_record + ahead) & self.record_mask])
         return 0
 
+    cdef void note(self, Space space, const sqe *command, const Run *runs, int n_runs, uint64_t arrival) noexcept:
+        """A plain command is done. `arrival`: 0 if it came before the trace was on."""
+        if self.records and arrival:
+            self.record(space, command, runs, n_runs, arrival)
+        if self.begun:
+            space.count_time(command.opc, runs.chunk)
+
     cdef void record(self, Space space, const sqe *command, const Run *runs, int n_runs, uint64_t arrival) noexcept:
         """Write a plain command into the trace."""
         cdef trace_record *at = &self.records[self.next_record & self.record_mask]
@@ -45,6 +56,8 @@ cdef class Records(Writes):
     cdef int close_trace(self) except -1:
         """The commands that were recorded complete now."""
         cdef uint64_t now
+        if not self.records:
+            return 0
         if self.next_record != self.first_record:
             now = now_ns()
             while self.first_record != self.next_record:
@@ -52,4 +65,24 @@ cdef class Records(Writes):
                 self.first_record += 1
             self.ring.seq = self.next_record
         self.records = NULL
+        return 0
+
+    cdef int add_times(self) except -1:
+        """The buffer has been handled, all of it here."""
+        cdef Space space
+        cdef uint64_t elapsed
+        if self.begun:
+            elapsed, self.begun = now_ns() - self.begun, 0
+            for space in self.kept:
+                space.add_times(elapsed)
+        return 0
+
+    cdef int give_times(self) except -1:
+        """The connection goes on with the buffer, and says when it has been handled."""
+        cdef Space space
+        if self.begun:
+            self.times.begin(self.begun * 1e-9)
+            self.begun = 0
+            for space in self.kept:
+                space.give_times(self.times)
         return 0

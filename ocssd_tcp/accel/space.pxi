@@ -6,16 +6,8 @@ cdef struct Run:
     uint32_t n_blocks
     uint8_t *place
 
-cdef uint64_t address_of(object view) except? 0:
-    """Where a buffer that its owner keeps is."""
-    cdef Py_buffer buffer
-    PyObject_GetBuffer(view, &buffer, PyBUF_SIMPLE)
-    cdef uint64_t address = <uint64_t>buffer.buf
-    PyBuffer_Release(&buffer)
-    return address
 
-
-cdef class Space:
+cdef class Space(Timed):
     """A namespace as the processor needs it: its tables by address, and what is to be counted."""
 
     cdef object namespace, engine, runs, tables, nsid
@@ -43,6 +35,7 @@ cdef class Space:
         self.lbk_len, self.lbk_mask = geometry.lbk_len, (1 << geometry.lbk_len) - 1
         self.chk_len, self.chk_mask = geometry.chk_len, (1 << geometry.chk_len) - 1
         self.stride, self.ws_min, self.mw_cunits = geometry.block_stride, geometry.ws_min, geometry.mw_cunits
+        self.open_times(namespace.latencies, geometry.grp_shift - geometry.lbk_len)
 
     cdef bint is_plain(self) except -1:
         """Whether no filter stands around the media."""

@@ -24,7 +24,7 @@ class Namespace:
     CAh, the batch processor's tables). `uuid` is stable for the life of the drive; NGUID is its 16 bytes. `layers`: the
     filters around the engine; `restack` after a change of them. `tally`: I/O commands by outcome, but for the reads and
     writes that succeeded, which `counters` has. `past`: what `usage` was when the drive was opened. `latencies`: of
-    operations that came through the complete engine.
+    all that the media did, and of plain commands while somebody watches.
     """
 
     nsid: int
@@ -44,7 +44,7 @@ class Namespace:
     def __post_init__(self) -> None:
         self.geometry_page = geometry_page(self.geometry, forms=FORMS, n_slots=N_SLOTS)
         self.addresses = AddressMap(self.geometry)
-        self.latencies = Latencies(self.geometry.num_pu * self.geometry.num_chk)
+        self.latencies = Latencies(self.geometry.num_pu * self.geometry.num_chk, self.geometry.num_grp)
 
     def usage(self) -> Usage:
         """What the namespace has been through in its life."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ocssd_tcp.commands.context import Health, SubsystemConfig
 from ocssd_tcp.commands.health import is_spare_low
 from ocssd_tcp.commands.namespace import Namespace
-from ocssd_tcp.commands.tally import Tally
+from ocssd_tcp.commands.tally import PlainTimes, Tally
 from ocssd_tcp.controller.events import AsyncEvent
 from ocssd_tcp.media.events import Notifications
 from ocssd_tcp.media.trace import TraceRing
@@ -26,7 +26,8 @@ class Subsystem:
     None for any. `associations`: live controllers by CNTLID. CNTLIDs are handed out in turn from `first_cntlid` on,
     so that one is not soon used again: Linux refuses a controller whose CNTLID another one of its own still has.
     `tally`: admin and fabrics commands by outcome, and I/O commands that named no active namespace.
-    `trace`: where commands are recorded; None: nowhere. May be changed while the drive runs.
+    `trace`: where commands are recorded; None: nowhere. `times`: what times plain commands; None: nobody watches. Both
+    may be changed while the drive runs.
     """
 
     discovery = False
@@ -54,6 +55,7 @@ class Subsystem:
         self.associations: dict[int, Association] = {}
         self.tally = Tally()
         self.trace: TraceRing | None = None
+        self.times: PlainTimes | None = None
         self._next_cntlid = first_cntlid
 
     def allows(self, hostnqn: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from ocssd_tcp.commands.tally import N_BUCKETS, Histogram
+from ocssd_tcp.commands.tally import N_BUCKETS, Histogram, PlainTimes
 from ocssd_tcp.controller.association import Association
 from ocssd_tcp.controller.directory import Directory
 from ocssd_tcp.media.filters.faults import FaultInjector
@@ -30,8 +30,8 @@ class Phase(Enum):
 class Sample(NamedTuple):
     """One heartbeat: rates since the one before, per second, and latencies in seconds, 0 where nothing happened.
 
-    `at`: Unix time. `event_*`: of receives and all that follows from them. `media_*`: of operations of the complete
-    engine. A latency is the upper bound of its bucket.
+    `at`: Unix time. `event_*`: of receives and all that follows from them. `media_*`: of commands, as
+    `commands.tally` times them. A latency is the upper bound of its bucket.
     """
 
     at: float
@@ -78,6 +78,7 @@ class Drive:
         self.directory = directory
         self.injectors = injectors
         self.server.events = self.events
+        directory.subsystem.times = PlainTimes()
         self.phase = Phase.OPEN
         self._beaten = time.monotonic()
         self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)

@@ -251,8 +251,8 @@ def _data_bytes(scrape: Scrape) -> Iterable[Sample]:
 @_family(
     "media_latency_seconds",
     Kind.HISTOGRAM,
-    "How long the media took for operations of a group, delays of latency models and limits included. Only commands "
-    "that take the complete engine: all of a namespace with filters, the unusual ones of one without.",
+    "How long the drive took for commands, by the group of their first address. Delays of latency models and limits "
+    "are in it; plain commands take as long as the receive that they came in.",
     "nsid", "group", "operation",
 )  # fmt: skip
 def _media_latency(scrape: Scrape) -> Iterable[Sample]:

@@ -216,9 +216,10 @@ class BatchProcessor:
         joined = -1  # where in the arena the last piece ends, if it is one of the arena
         last_nsid = last_length = data_bytes = data_word = n_reads = n_vector = n_blocks_read = 0
         space: PlainNamespace | None = None
-        trace = self._subsystem.trace
+        trace, times = self._subsystem.trace, self._subsystem.times
         arrival = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads
         head = tail_of_reads = b""
+        timed: list[int] = []  # group << 2 | operation of each command that is done, while somebody watches
         if trace is not None:
             if trace.seq >= SEQ_LIMIT:
                 trace.renumber()
@@ -264,6 +265,9 @@ class BatchProcessor:
                     if n_reads and space is not None:
                         space.count_reads(n_reads, n_vector, n_blocks_read)
                         n_reads = n_vector = n_blocks_read = 0
+                    if timed and times is not None and space is not None:
+                        times.count_all(space.latencies, timed)
+                        timed = []
                     space, last_nsid = self._space(nsid), nsid
                     if trace is not None and space is not None:
                         head = pack_head(nsid, arrival, arrival, 0)
@@ -304,8 +308,9 @@ class BatchProcessor:
                         if not piece:
                             break
                         pack_iov(words, at, arena_base + used, pdu_bytes)
+                        lba = lbas[0]
                         if trace is not None:
-                            pus, lba = pu_mask(lbas, space.pu_shift), lbas[0]
+                            pus = pu_mask(lbas, space.pu_shift)
                     if length != last_length:
                         last_length, data_bytes = length, pdu_bytes + length
                         data_word = data_header | data_bytes + data_tail << 32
@@ -335,6 +340,8 @@ class BatchProcessor:
                             pack_record(trace_view, slot, seq, head, lba, pus, n_blocks - 1, cid, tail_of_lists, seq)
                             pus = 0
                         seq += 1
+                    if times is not None:
+                        timed.append(lba >> space.grp_shift << 2 | opcode & 3)
                     room -= 1
                     position = after
                     if not flow_control:
@@ -393,7 +400,9 @@ class BatchProcessor:
                 else:
                     break
 
-            if n_done:
+            if n_done and space is not None:
+                if times is not None:
+                    timed.append(lba >> space.grp_shift << 2 | opcode & 3)
                 if trace is not None:
                     trace.seq = seq
                     trace.put(
@@ -420,6 +429,8 @@ class BatchProcessor:
 
         if n_reads and space is not None:
             space.count_reads(n_reads, n_vector, n_blocks_read)
+        if timed and times is not None and space is not None:
+            times.count_all(space.latencies, timed)
         tx.n, tx.used, tx.n_bytes = at // IOV_BYTES, used, n_bytes
         if flow_control:
             queue.sqhd = sqhd
@@ -490,4 +501,7 @@ class BatchProcessor:
         if traced:
             traced.landed(cccid)
             traced.completed(self._queue, cccid, 0)
+        times = self._subsystem.times
+        if times is not None:
+            transfer.count(times)
         return after

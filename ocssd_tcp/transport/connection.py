@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
+from time import perf_counter
 
 import structlog
 
@@ -141,6 +142,9 @@ class TargetConnection:
         self._now = now
         self._busy = True
         view = self.rx.view
+        times = self._directory.subsystem.times
+        if times is not None:
+            times.begin(perf_counter())
         try:
             if n_landed:
                 self._landed(n_landed)
@@ -154,6 +158,8 @@ class TargetConnection:
             self._closed("internal error")
         finally:
             self._busy = False
+            if times is not None:
+                times.end()
 
     def _consume(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
         """Handle every complete PDU of `data[position:end]`; the offset of the first byte not handled."""

@@ -276,6 +276,9 @@ class Executor:
         """The data of a plain write is complete: commit its runs now, or as soon as what was reserved before allows."""
         if not transfer.failed and transfer.commit():
             self._responder.traced.landed(transfer.cid)
+            times = self._association.subsystem.times
+            if times is not None:
+                transfer.count(times)
             del self.outstanding[transfer.cid]
             self._responder.respond(transfer.cid)
             return

@@ -19,8 +19,8 @@ class PlainNamespace:
     """What the processor needs of a namespace, in the form it needs it."""
 
     __slots__ = (
-        "address", "counters", "engine", "lbk_len", "lbk_mask", "memory", "namespace", "nsze", "pu_shift", "readable",
-        "stride",
+        "address", "counters", "engine", "grp_shift", "latencies", "lbk_len", "lbk_mask", "memory", "namespace", "nsze",
+        "pu_shift", "readable", "stride",
     )  # fmt: skip
 
     def __init__(self, namespace: Namespace) -> None:
@@ -29,10 +29,12 @@ class PlainNamespace:
         self.engine = engine
         self.memory = engine.memory
         self.counters = namespace.counters
+        self.latencies = namespace.latencies
         self.nsze = geometry.nsze
         self.lbk_len = geometry.lbk_len
         self.lbk_mask = (1 << geometry.lbk_len) - 1
         self.pu_shift = geometry.pu_shift
+        self.grp_shift = geometry.grp_shift
         self.stride = geometry.block_stride
         self.readable = engine.readable
         self.address = engine.address

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ocssd_tcp.commands.io import IoCommand
 from ocssd_tcp.commands.namespace import Namespace
 from ocssd_tcp.commands.registry import Command
+from ocssd_tcp.commands.tally import WRITE, PlainTimes
 from ocssd_tcp.media.engine import Engine
 from ocssd_tcp.media.memory import Memory
 from ocssd_tcp.media.ops import Extent, MediaOp, Piece
@@ -170,3 +171,8 @@ class RunTransfer(Transfer):
         counters.vector_writes += self.sqe[0] == Io.VECTOR_WRITE
         counters.blocks_written += self.length // self.namespace.geometry.block_stride
         return True
+
+    def count(self, times: PlainTimes) -> None:
+        """Count a write that has been committed for its time: that of the buffer that brought the last of its data."""
+        geometry = self.namespace.geometry
+        times.count(self.namespace.latencies, WRITE, self.runs[0][0] >> geometry.grp_shift - geometry.lbk_len)

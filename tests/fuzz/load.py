@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ocssd_tcp.commands.tally import PlainTimes
 from ocssd_tcp.media.store import ChunkShape
 from ocssd_tcp.ocssd.address import AddressMap
 from ocssd_tcp.ocssd.geometry import Geometry
@@ -42,6 +43,7 @@ from tests.support_target import (
     decode,
     h2c,
     pdu,
+    timed,
 )
 
 FUA = 1 << 30
@@ -121,6 +123,7 @@ class Load:
         self.target = Target(
             path, geometries, shapes=SHAPES if chance.random() < 0.3 else None, mdts=chance.choice([0, 1, 2, 7])
         )
+        self.target.directory.subsystem.times = PlainTimes()
         self.maps = [AddressMap(geometry) for geometry in geometries]
         self.pointers: list[dict[int, int]] = [{}, {}]
         dgst, cattr = chance.choice([0, 0, 1, 2, 3]), chance.choice([0, NO_SQ_FLOW])
@@ -152,6 +155,7 @@ class Load:
             "chunks": [self.target.chunks(nsid) for nsid in (1, 2)],
             "blocks": [self._blocks(nsid) for nsid in (1, 2)],
             "counters": [namespace.counters for namespace in self.target.namespaces],
+            "timed": [timed(namespace) for namespace in self.target.namespaces],
             "errors": list(association.errors),
             "outstanding": [self._n_outstanding(queue) for queue in self.queues],
         }

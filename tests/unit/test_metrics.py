@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ocssd_tcp.commands.tally import Histogram, Outcome
+from ocssd_tcp.commands.tally import OPERATIONS, Outcome
 from ocssd_tcp.media.events import Notice
 from ocssd_tcp.media.filters.faults import FaultInjector
 from ocssd_tcp.media.ops import Extent
@@ -131,13 +131,26 @@ async def test_histograms_are_cumulative_and_in_seconds(at: tuple[Target, Drive]
 
 
 async def test_media_latency_is_told_by_group(at: tuple[Target, Drive]) -> None:
-    rows = at[0].namespaces[1].latencies.rows
-    for key in ((1, "read"), (-1, "flush")):
-        rows[key] = Histogram()
-        rows[key].add(1.0)
+    latencies = at[0].namespaces[1].latencies
+    for operation, group in (("read", 1), ("flush", -1)):
+        latencies.add_to(latencies.row(OPERATIONS.index(operation), group), 1.0)
     samples = await scraped(at[1])
     assert value(samples, "media_latency_seconds_sum", nsid="2", group="1", operation="read") == 1
     assert value(samples, "media_latency_seconds_sum", nsid="2", group="other", operation="flush") == 1
+
+
+async def test_plain_commands_are_timed_once_the_drive_is_opened_with_observers(at: tuple[Target, Drive]) -> None:
+    target, drive = at
+    host = target.host()
+    host.write(0, bytes(4 * BLOCK))
+    assert not [name for name, _ in await scraped(drive) if name.startswith("ocssd_media_latency")]
+    drive.opened(target.directory, {})
+    host.read(0)
+    host.write(4, bytes(4 * BLOCK))
+    drive.closing()
+    samples = await scraped(drive)
+    for operation in ("read", "write"):
+        assert value(samples, "media_latency_seconds_count", nsid="1", group="0", operation=operation) == 1
 
 
 @pytest.mark.parametrize("phase", [Phase.OPENING, Phase.CLOSING])

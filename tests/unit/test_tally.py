@@ -10,7 +10,17 @@ from typing import cast
 import pytest
 
 from ocssd_tcp.commands.namespace import Namespace
-from ocssd_tcp.commands.tally import MAX_LATENCY_ROWS, N_BUCKETS, Counters, Histogram, Latencies, Outcome, Tally
+from ocssd_tcp.commands.tally import (
+    MAX_LATENCY_GROUPS,
+    N_BUCKETS,
+    OPERATIONS,
+    Counters,
+    Histogram,
+    Latencies,
+    Outcome,
+    PlainTimes,
+    Tally,
+)
 from ocssd_tcp.media.ops import Extent, MediaOp, OpKind
 from ocssd_tcp.observe.metrics import namespace_tally
 from ocssd_tcp.wire.status import DNR, Status
@@ -25,6 +35,7 @@ from tests.support_target import (
     Host,
     Target,
     complete_engine_only,
+    timed,
 )
 
 BLOCK = SMALL.block_stride
@@ -164,22 +175,57 @@ def _op(kind: OpKind, *extents: Extent) -> MediaOp:
         (_op(OpKind.RESET, Extent(17, 0, 1)), (2, "reset")),
         (_op(OpKind.READ, Extent(-1, 0, 1)), (-1, "read")),
         (_op(OpKind.FLUSH), (-1, "flush")),
+        (_op(OpKind.COPY, Extent(8, 0, 4)), (1, "copy")),
         (_op(OpKind.RESERVE, Extent(0, 0, 4)), None),
         (_op(OpKind.ABORT, Extent(0, 0, 4)), None),
     ],
 )
 def test_an_operation_is_timed_for_its_first_group(op: MediaOp, row: tuple[int, str] | None) -> None:
-    latencies = Latencies(8)
+    latencies = Latencies(8, 3)
     latencies.add(op, 1e-3)
     assert list(latencies.rows) == ([row] if row else [])
 
 
-def test_latency_rows_are_bounded() -> None:
-    latencies = Latencies(1)
-    for group in range(MAX_LATENCY_ROWS + 50):
+def test_groups_of_their_own_are_bounded() -> None:
+    latencies = Latencies(1, 10_000)
+    for group in range(MAX_LATENCY_GROUPS + 50):
         latencies.add(_op(OpKind.READ, Extent(group, 0, 1)), 1e-6)
-    assert len(latencies.rows) == MAX_LATENCY_ROWS + 1
+    assert len(latencies.rows) == MAX_LATENCY_GROUPS + 1
     assert sum(latencies.rows[-1, "read"].buckets) == 50
+    assert len(latencies.totals) == len(OPERATIONS) * (MAX_LATENCY_GROUPS + 1)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "operation"),
+    [(READ, "read"), (WRITE, "write"), (VECTOR_READ, "read"), (VECTOR_WRITE, "write"), (VECTOR_RESET, "reset")],
+)
+def test_the_low_bits_of_an_opcode_tell_what_it_does(opcode: int, operation: str) -> None:
+    assert OPERATIONS[opcode & 3] == operation
+
+
+def test_a_histogram_has_the_commands_of_a_buffer_with_its_duration() -> None:
+    latencies = Latencies(1, 2)
+    latencies.add_to(latencies.row(OPERATIONS.index("write"), 1), 3e-6, 7)
+    latencies.add_to(latencies.row(OPERATIONS.index("write"), 1), 1e9)
+    (histogram,) = latencies.rows.values()
+    assert (histogram.buckets[2], histogram.buckets[-1], sum(histogram.buckets)) == (7, 1, 8)
+    assert histogram.total == pytest.approx(1e9 + 21e-6)
+
+
+def test_commands_of_a_buffer_are_counted_when_it_ends() -> None:
+    times, first, second = PlainTimes(), Latencies(1, 2), Latencies(1, 2)
+    times.begin(5.0)
+    times.begin(6.0)  # the complete engine goes on with the same buffer
+    assert times.begun == 5.0
+    times.count(first, OPERATIONS.index("read"), 1)
+    times.count(first, OPERATIONS.index("read"), 1)
+    times.count(second, OPERATIONS.index("read"), 2)
+    assert first.rows == {}
+    times.end()
+    times.end()
+    assert times.begun == 0
+    assert {key: sum(row.buckets) for key, row in first.rows.items()} == {(1, "read"): 2}
+    assert {key: sum(row.buckets) for key, row in second.rows.items()} == {(-1, "read"): 1}
 
 
 def test_operations_of_the_complete_engine_are_timed(tmp_path: Path) -> None:
@@ -189,6 +235,5 @@ def test_operations_of_the_complete_engine_are_timed(tmp_path: Path) -> None:
         host.write(0, bytes(UNIT * BLOCK))
         host.write(UNIT, bytes(UNIT * BLOCK), by_r2t=True)
         host.read(0)
-    rows = target.namespaces[0].latencies.rows
-    assert {key: sum(row.buckets) for key, row in rows.items()} == {(0, "write"): 2, (0, "read"): 1}
+    assert timed(target.namespaces[0]) == {(0, "write"): 2, (0, "read"): 1}
     target.close()
