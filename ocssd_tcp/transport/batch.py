@@ -214,7 +214,8 @@ class BatchProcessor:
         at, used, n_bytes = tx.n * IOV_BYTES, tx.used, tx.n_bytes
         arena_view = memoryview(arena) if tail else view
         joined = -1  # where in the arena the last piece ends, if it is one of the arena
-        last_nsid = last_length = data_bytes = data_word = n_reads = n_vector = n_blocks_read = 0
+        last_nsid = n_blocks = length = data_bytes = data_word = n_reads = n_vector = n_blocks_read = 0
+        last_cdw12 = -1
         space: PlainNamespace | None = None
         trace, times = self._subsystem.trace, self._subsystem.times
         arrival = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads
@@ -268,17 +269,22 @@ class BatchProcessor:
                     if timed and times is not None and space is not None:
                         times.count_all(space.latencies, timed)
                         timed = []
-                    space, last_nsid = self._space(nsid), nsid
+                    space, last_nsid, last_cdw12 = self._space(nsid), nsid, -1
                     if trace is not None and space is not None:
                         head = pack_head(nsid, arrival, arrival, 0)
                         tail_of_reads = pack_tail(_READ + _TRACE_KIND, trace_queue)
                         tail_of_lists = pack_tail(_VECTOR_READ + _TRACE_KIND, trace_queue)
-                if space is None or cdw12 & _FUA:
+                if space is None:
                     break
-                n_blocks = (cdw12 & 0xFFFF) + 1
-                length = n_blocks * space.stride
-                if length > max_transfer:
-                    break
+                if cdw12 != last_cdw12:  # which is rare: commands of one buffer are mostly of one size
+                    if cdw12 & _FUA:
+                        break
+                    n_blocks = (cdw12 & 0xFFFF) + 1
+                    length = n_blocks * space.stride
+                    if length > max_transfer:
+                        break
+                    last_cdw12, data_bytes = cdw12, pdu_bytes + length
+                    data_word = data_header | data_bytes + data_tail << 32
                 is_single = True
                 if opcode & _VECTOR:
                     cdw2, cdw13, cdw14 = _unpack_listed(data, position)
@@ -311,9 +317,6 @@ class BatchProcessor:
                         lba = lbas[0]
                         if trace is not None:
                             pus = pu_mask(lbas, space.pu_shift)
-                    if length != last_length:
-                        last_length, data_bytes = length, pdu_bytes + length
-                        data_word = data_header | data_bytes + data_tail << 32
                     _pack_c2h(arena, used, data_word, cid, length)
                     if tail:
                         _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
