@@ -75,6 +75,17 @@ def reset(host: Host, *ranges: tuple[int, int], by_r2t: bool = False) -> int:
 # --- addresses and lengths ----------------------------------------------------------------------------------
 
 
+def test_the_length_of_a_command_is_that_of_its_own_namespace(tmp_path: Path) -> None:
+    """Also right behind a command of the same number of blocks to a namespace whose blocks are smaller."""
+    target = Target(tmp_path / "drive", [SMALL, replace(SMALL, block_bytes=4096)])
+    host = target.host(cattr=NO_SQ_FLOW)
+    assert host.write(0, bytes(UNIT)) == 0
+    assert host.write(0, bytes(4 * 4096), nsid=2, by_r2t=True) == 0
+    ours, wrong = (capsule(READ, cid, nsid=cid, sgl_length=512) for cid in (1, 2))
+    assert [(answer.kind, answer.cid) for answer in host.io.ask(ours + wrong)] == [(C2H_DATA, 1), (CAPSULE_RESP, 2)]
+    target.close()
+
+
 @pytest.mark.parametrize("slba", [NSZE - 1, NSZE, NSZE - 4, (1 << 64) - 1, (1 << 64) - 4])
 @pytest.mark.parametrize("n_blocks", [1, 4])
 def test_reads_beyond_the_end_give_predefined_data(host: Host, slba: int, n_blocks: int) -> None:
