@@ -82,11 +82,15 @@ async def verify(
 
 
 async def _named(drive: Drive, addresses: Sequence[AddressText]) -> list[ChunkDescriptor]:
-    found = [await drive.chunk(address.lba(drive)) for address in addresses]
-    for entry in found:
+    found: list[ChunkDescriptor] = []
+    for lba in dict.fromkeys(address.lba(drive) for address in addresses):
+        entry = await drive.chunk(lba)
+        place = address_text(drive, entry.slba)
+        if entry.slba != lba:
+            raise UsageError(f"{lba:#x} is a block inside chunk {place}: name its first block")
         if entry.cs != ChunkState.FREE:
-            place = address_text(drive, entry.slba)
             raise UsageError(f"chunk {place} is {state_name(entry.cs)}, not Free: `ocssd reset {entry.slba:#x}` first")
+        found.append(entry)
     return found
 
 

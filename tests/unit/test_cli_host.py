@@ -331,6 +331,14 @@ def test_verify_keeps_the_data_if_asked(target: FakeTarget) -> None:
     assert (result.exit_code, "is Closed, not Free: `ocssd reset 0x20` first" in result.stderr) == (2, True)
 
 
+def test_verify_takes_chunks_by_their_first_block_and_each_once(target: FakeTarget) -> None:
+    result = ocssd(target, "verify 0x20 0x21")
+    assert result.exit_code == 2
+    assert "0x21 is a block inside chunk 0/0/1/0 (0x20): name its first block" in result.stderr
+    assert not any(f["opc"] == Io.WRITE for qid, f, _ in target.log if qid > 0)
+    assert as_json(target, "verify 0x20 0/0/1")["chunks"] == 1
+
+
 def test_verify_finds_what_is_wrong() -> None:
     def script(qid: int, fields: dict[str, Any], _: bytes) -> Answer | None:
         is_read = qid > 0 and fields["opc"] == Io.READ and fields["cdw10"] == 40
