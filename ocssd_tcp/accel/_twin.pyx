@@ -18,7 +18,6 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ocssd_tcp.controller.registers import Ready
-from ocssd_tcp.transport.tracing import TracedRun
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer
 
 include "layouts.pxi"
@@ -134,12 +133,10 @@ cdef class Processor(Records):
         places = [<uint64_t>write.runs[i].place for i in range(write.n_runs)]
         command = PyBytes_FromStringAndSize(<char *>&write.command, sizeof(sqe))
         transfer = RunTransfer(
-            ttag, cid, command, write.length, space.namespace, as_tuples(write.runs, write.n_runs), places)
+            ttag, cid, command, write.length, space.namespace, as_tuples(write.runs, write.n_runs), places,
+            write.arrival)
         transfer.skip(write.received)
         self.connection.transfers[ttag] = self.outstanding[cid] = transfer
-        if write.arrival:
-            run = TracedRun(command, lba_of(space, write.runs), pus_of(space, write.runs, write.n_runs))
-            self.responder.traced.arrived(cid, run, write.arrival)
         if self.fill == write:
             self.fill = NULL
             self.connection.begin_fill(transfer, self.fill_left, self.fill_crc)

@@ -51,7 +51,7 @@ class IoCommand:
 
     `capsule`: in-capsule data (empty if none). `fetched`: what an earlier `Fetch` brought. `done`: completes the
     operation that the handler answers with. `failed`: a status of the transport that overrides the media's.
-    `submitted`: when the media was given its operation, seconds of `perf_counter`.
+    `submitted`: when the media was given an operation, CLOCK_MONOTONIC in ns; 0: it was not.
     """
 
     __slots__ = ("capsule", "cmd", "controller", "done", "failed", "fetched", "namespace", "submitted")
@@ -71,7 +71,7 @@ class IoCommand:
         self.done = done
         self.fetched: memoryview | None = None
         self.failed = 0
-        self.submitted = 0.0
+        self.submitted = 0
 
     @property
     def in_capsule(self) -> bool:

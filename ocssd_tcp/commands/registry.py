@@ -19,9 +19,13 @@ _unpack_sqe = SQE.struct.unpack_from
 
 
 class Command:
-    """The decoded fields of one SQE. `sqe` is its 64 bytes, for commands that lay them out otherwise."""
+    """The decoded fields of one SQE. `sqe` is its 64 bytes, for commands that lay them out otherwise.
+
+    `arrival`: when it was looked at, CLOCK_MONOTONIC in ns, if a trace is on; else 0.
+    """
 
     __slots__ = (
+        "arrival",
         "cdw2",
         "cdw3",
         "cdw10",
@@ -40,6 +44,7 @@ class Command:
         "sqe_flags",
     )  # fmt: skip
 
+    arrival: int
     opc: int
     sqe_flags: int
     cid: int
@@ -58,6 +63,7 @@ class Command:
 
     def __init__(self, sqe: bytes) -> None:
         self.sqe = sqe
+        self.arrival = 0
         (
             self.opc, self.sqe_flags, self.cid, self.nsid, self.cdw2, self.cdw3, _mptr, self.sgl_address,
             self.sgl_length, self.sgl_type, self.cdw10, self.cdw11, self.cdw12, self.cdw13, self.cdw14, self.cdw15,

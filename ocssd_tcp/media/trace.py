@@ -33,9 +33,9 @@ from ocssd_tcp.ocssd.trace_format import (
 )
 
 clock = time.monotonic_ns
+pack_fields = TRACE_RECORD.struct.pack_into
 pack_record, pack_scalar = JOINED_RECORD.pack_into, JOINED_SCALAR.pack_into
 pack_head, pack_tail = RECORD_HEAD.pack, RECORD_TAIL.pack
-_pack = TRACE_RECORD.struct.pack_into
 OLD_SUFFIX = ".old"
 POPULATE_BYTES = 64 << 20  #: most of a ring whose pages are there from the start
 
@@ -120,7 +120,7 @@ class TraceRing:
             self._begin_anew()
         seq = self.seq
         self.seq = seq + 1
-        _pack(
+        pack_fields(
             self.view, seq << RECORD_SHIFT & self.mask, seq, nsid, arrival, start, completion, lba, pu_mask, nlb, cid,
             opcode, flags, status, qid, cntlid, seq,
         )  # fmt: skip

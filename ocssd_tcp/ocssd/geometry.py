@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntFlag
+from functools import cached_property
 
 U8_MAX, U16_MAX, U32_MAX = 0xFF, 0xFFFF, 0xFFFF_FFFF
 
@@ -67,7 +68,7 @@ def field_width(count: int) -> int:
     return (count - 1).bit_length()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Geometry:
     """Geometry of one namespace. Counts are counts, sizes are in blocks unless `_bytes`, times are in ns.
 
@@ -130,67 +131,67 @@ class Geometry:
         if not low <= value <= high:
             raise GeometryError(key, f"{value} is not in {low} to {high}")
 
-    @property
+    @cached_property
     def grp_len(self) -> int:
         """Width of the group field, bits."""
         return field_width(self.num_grp)
 
-    @property
+    @cached_property
     def pu_len(self) -> int:
         """Width of the parallel unit field, bits."""
         return field_width(self.num_pu)
 
-    @property
+    @cached_property
     def chk_len(self) -> int:
         """Width of the chunk field, bits."""
         return field_width(self.num_chk)
 
-    @property
+    @cached_property
     def lbk_len(self) -> int:
         """Width of the logical block field, bits."""
         return field_width(self.clba)
 
-    @property
+    @cached_property
     def chk_shift(self) -> int:
         """Bit position of the chunk field."""
         return self.lbk_len
 
-    @property
+    @cached_property
     def pu_shift(self) -> int:
         """Bit position of the parallel unit field."""
         return self.lbk_len + self.chk_len
 
-    @property
+    @cached_property
     def grp_shift(self) -> int:
         """Bit position of the group field."""
         return self.lbk_len + self.chk_len + self.pu_len
 
-    @property
+    @cached_property
     def nsze(self) -> int:
         """Blocks of the whole address space, holes included: Identify Namespace NSZE."""
         return 1 << (self.grp_shift + self.grp_len)
 
-    @property
+    @cached_property
     def ncap(self) -> int:
         """Blocks that exist, if every chunk has clba of them: Identify Namespace NCAP."""
         return self.n_chunks * self.clba
 
-    @property
+    @cached_property
     def n_pu(self) -> int:
         """Parallel units in all groups."""
         return self.num_grp * self.num_pu
 
-    @property
+    @cached_property
     def n_chunks(self) -> int:
         """Chunks in all parallel units: entries of the Chunk Information log page."""
         return self.n_pu * self.num_chk
 
-    @property
+    @cached_property
     def block_stride(self) -> int:
         """Bytes of a block with its metadata: what travels and what is stored."""
         return self.block_bytes + self.metadata_bytes
 
-    @property
+    @cached_property
     def mccap(self) -> Mccap:
         """The capability bits of the Geometry page."""
         flags = (self.vector_copy, self.multi_reset, self.early_reset)

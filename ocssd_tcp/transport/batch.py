@@ -22,7 +22,7 @@ from ocssd_tcp.media.runs import Run
 from ocssd_tcp.media.trace import clock, pack_head, pack_record, pack_scalar, pack_tail
 from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT, SEQ_LIMIT
 from ocssd_tcp.transport.plain import PlainNamespace, append, crc_of_pieces, pack_runs, plain_list, runs_of
-from ocssd_tcp.transport.tracing import PLAIN, TracedRun, pu_mask
+from ocssd_tcp.transport.tracing import PLAIN, pu_mask
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer, Transfer
 from ocssd_tcp.transport.txqueue import IOV_BYTES, pack_iov, pack_two_iovs
 from ocssd_tcp.wire.digest import DIGEST_BYTES, crc32c
@@ -123,7 +123,7 @@ class BatchProcessor:
     __slots__ = (
         "_association", "_connection", "_data_header", "_data_tail", "_h2c_header", "_in_capsule", "_max_transfer",
         "_namespaces", "_outstanding", "_queue", "_r2t_header", "_registers", "_resp_header", "_responder", "_spaces",
-        "_subsystem", "_tail", "_transfers", "_tx", "_with_data", "_without_data",
+        "_subsystem", "_tail", "_trace_tails", "_transfers", "_tx", "_with_data", "_without_data",
     )  # fmt: skip
 
     @classmethod
@@ -166,6 +166,11 @@ class BatchProcessor:
         self._r2t_header = common_header(PduType.R2T, hdgst, 24, 0) | (24 + tail) << 32
         self._namespaces = queue.association.namespaces
         self._spaces: dict[int, PlainNamespace] = {}
+        trace_queue = queue.qid | queue.association.cntlid << 16
+        self._trace_tails = (
+            pack_tail(_READ + _TRACE_KIND, trace_queue),
+            pack_tail(_VECTOR_READ + _TRACE_KIND, trace_queue),
+        )
 
     def holds(self, _cid: int) -> bool:
         """Whether a write with this CID is held here."""
@@ -219,22 +224,18 @@ class BatchProcessor:
         space: PlainNamespace | None = None
         trace, times = self._subsystem.trace, self._subsystem.times
         arrival = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads
-        head = tail_of_reads = b""
+        head = b""
         timed: list[int] = []  # group << 2 | operation of each command that is done, while somebody watches
         if trace is not None:
             if trace.seq >= SEQ_LIMIT:
                 trace.renumber()
             arrival, trace_view, trace_mask = clock(), trace.view, trace.mask
             trace_first = seq = trace.seq
-            trace_queue = queue.qid | self._association.cntlid << 16
+            tail_of_reads, tail_of_lists = self._trace_tails
 
         while end - position >= 24:
             if data[position] == _H2C_DATA:
-                if trace is not None:
-                    trace.seq = seq
-                after = self._h2c_data(data, view, position, end)
-                if trace is not None:
-                    seq = trace.seq
+                after = self._h2c_data(data, view, position, end, arrival)
                 if not after:
                     break
                 if self._connection.fill is not None:  # its data is still arriving
@@ -272,8 +273,6 @@ class BatchProcessor:
                     space, last_nsid, last_cdw12 = self._space(nsid), nsid, -1
                     if trace is not None and space is not None:
                         head = pack_head(nsid, arrival, arrival, 0)
-                        tail_of_reads = pack_tail(_READ + _TRACE_KIND, trace_queue)
-                        tail_of_lists = pack_tail(_VECTOR_READ + _TRACE_KIND, trace_queue)
                 if space is None:
                     break
                 if cdw12 != last_cdw12:  # which is rare: commands of one buffer are mostly of one size
@@ -373,11 +372,11 @@ class BatchProcessor:
                         space.counters.vector_writes += opcode != _WRITE
                         n_done = n_blocks
                     else:
-                        ttag = self._reserve(space, runs, length, cid, data, position) if sgl_type == _TRANSPORT else 0
+                        if sgl_type != _TRANSPORT:
+                            break
+                        ttag = self._reserve(space, runs, length, cid, data[position + 8 : position + 72], arrival)
                         if not ttag:
                             break
-                        if trace is not None:
-                            self._trace(space, self._transfers[ttag], runs, arrival)
                         _pack_data(arena, used, self._r2t_header, cid, ttag, 0, length)
                         if tail:
                             _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
@@ -410,7 +409,7 @@ class BatchProcessor:
                     trace.seq = seq
                     trace.put(
                         nsid, arrival, arrival, 0, lba, 0, n_done - 1, cid, opcode - _PSDT_SGL, PLAIN, 0, queue.qid,
-                        trace_queue >> 16,
+                        self._association.cntlid,
                     )  # fmt: skip
                     seq = trace.seq
                 n_done = 0
@@ -445,9 +444,12 @@ class BatchProcessor:
         return position
 
     def _reserve(
-        self, space: PlainNamespace, runs: list[Run], length: int, cid: int, data: bytearray, position: int
+        self, space: PlainNamespace, runs: list[Run], length: int, cid: int, sqe: bytearray, arrival: int
     ) -> int:
-        """Set a write aside whose data comes by R2T; its transfer tag, 0 if it is not a plain append."""
+        """Set a write aside whose data comes by R2T; its transfer tag, 0 if it is not a plain append.
+
+        `arrival`: for the trace, 0 if none is on.
+        """
         places = [space.engine.runs.reserve(*runs[0])] if len(runs) == 1 else space.engine.runs.reserve_all(runs)
         if not places or not places[0]:
             return 0
@@ -456,21 +458,16 @@ class BatchProcessor:
         while ttag in transfers:
             ttag = ttag % 0xFFFE + 1
         connection.last_ttag = ttag
-        sqe = bytes(data[position + 8 : position + 72])
-        transfers[ttag] = self._outstanding[cid] = RunTransfer(ttag, cid, sqe, length, space.namespace, runs, places)
+        transfers[ttag] = self._outstanding[cid] = RunTransfer(
+            ttag, cid, bytes(sqe), length, space.namespace, runs, places, arrival
+        )
         return ttag
 
-    def _trace(self, space: PlainNamespace, transfer: Transfer, runs: list[Run], arrival: int) -> None:
-        """Note for the trace a write that waits for its data."""
-        shift = space.pu_shift - space.lbk_len
-        pus = pu_mask((chunk for chunk, _, _ in runs), shift) if len(runs) > 1 else 0
-        lba = runs[0][0] << space.lbk_len | runs[0][1]
-        self._responder.traced.arrived(transfer.cid, TracedRun(transfer.sqe, lba, pus), arrival)
-
-    def _h2c_data(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
+    def _h2c_data(self, data: bytearray, view: memoryview, position: int, end: int, arrival: int) -> int:
         """Data of a plain write, all in one PDU: store and commit it, or begin to if it is still arriving.
 
-        The offset after what was taken; 0: not plain, nothing changed.
+        `arrival`: of the data, for the trace, 0 if none is on. The offset after what was taken; 0: not plain, nothing
+        changed.
         """
         header, cccid, ttag, datao, datal = _unpack_data(data, position)
         transfer = self._transfers.get(ttag)
@@ -500,10 +497,9 @@ class BatchProcessor:
             return 0  # others are ahead of it: the complete engine stores it again, and waits for them
         del self._transfers[ttag]
         del self._outstanding[cccid]
-        traced = self._responder.traced
-        if traced:
-            traced.landed(cccid)
-            traced.completed(self._queue, cccid, 0)
+        if transfer.arrival:
+            transfer.started = arrival
+            self._responder.ended.append((transfer, 0))
         times = self._subsystem.times
         if times is not None:
             transfer.count(times)

@@ -142,7 +142,8 @@ class TargetConnection:
         self._now = now
         self._busy = True
         view = self.rx.view
-        times = self._directory.subsystem.times
+        subsystem = self._directory.subsystem
+        times = subsystem.times
         if times is not None:
             times.begin(perf_counter())
         try:
@@ -158,6 +159,8 @@ class TargetConnection:
             self._closed("internal error")
         finally:
             self._busy = False
+            if subsystem.trace is not None and self.responder.ended:
+                self.responder.record()
             if times is not None:
                 times.end()
 
@@ -240,23 +243,16 @@ class TargetConnection:
         is_io = self.queue is not None and self.queue.qid > 0 and command.opc != Admin.FABRICS
         if len(data) > (self._in_capsule_bytes if is_io else CONTROL_IN_CAPSULE):
             raise FatalTransportError(Fes.DATA_LIMIT_EXCEEDED, 0, f"{len(data)} bytes in a capsule", bytes(pdu[:72]))
-        if self.executor is not None:
-            self.executor.arrived(command)
+        is_broken = False
         if data and self.encoder.data_digest:
             end = frame.data_offset + frame.data_bytes
-            if crc32c(data) != int.from_bytes(pdu[end : end + DIGEST_BYTES], "little"):
-                self.refuse(command, Status.TRANSIENT_TRANSPORT_ERROR)
-                return
-        if self.executor is None:
-            self._before_connect(command, data)
+            is_broken = crc32c(data) != int.from_bytes(pdu[end : end + DIGEST_BYTES], "little")
+        if self.executor is not None:
+            self.executor.capsule(command, data, self._now, is_broken=is_broken)
+        elif is_broken:
+            self.responder.respond(command.cid, Status.TRANSIENT_TRANSPORT_ERROR)
         else:
-            self.executor.capsule(command, data, self._now)
-
-    def refuse(self, command: Command, status: int) -> None:
-        """Complete a command with an error, and note it in the controller's error log."""
-        if self.queue is not None:
-            self.queue.association.failed(self.queue, command, status, 0xFFFF)
-        self.responder.respond(command.cid, status)
+            self._before_connect(command, data)
 
     def _before_connect(self, command: Command, data: memoryview) -> None:
         """Only Connect is legal; anything else is refused and the connection stays."""
@@ -464,6 +460,7 @@ class TargetConnection:
     def notify(self) -> None:
         """There is something to send, or the connection is to be closed."""
         if not self._busy:
+            self.responder.record()
             self._on_output(self)
 
     # --- time ------------------------------------------------------------------------------------------

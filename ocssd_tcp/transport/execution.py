@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
 from typing import Protocol
 
 import structlog
@@ -58,11 +57,12 @@ class Executor:
         self._transport = transport
         self._queue = queue
         self._association = queue.association
+        self._subsystem = queue.association.subsystem
         self._responder = transport.responder
         self._live = True
         self._staging: Transfer | None = None  # the list of a slot, on its way
         self._held: deque[tuple[Entry, IoCommand]] = deque()  # commands of slots that came after it
-        limit = queue.association.subsystem.max_transfer
+        limit = self._subsystem.max_transfer
         self._max_transfer = limit or (1 << 32)
 
     def overflows(self, n_elsewhere: int) -> bool:
@@ -72,16 +72,17 @@ class Executor:
 
     # --- from the capsule to the handler ----------------------------------------------------------------
 
-    def arrived(self, cmd: Command) -> None:
-        """Note a command for the trace. One whose CID is in use gets an answer, but the trace keeps the other."""
-        if self._association.subsystem.trace is not None and cmd.cid not in self.outstanding:
-            self._responder.traced.arrived(cmd.cid, cmd, clock())
-
-    def capsule(self, cmd: Command, data: memoryview, now: float) -> None:
-        """Execute a command. `data`: its in-capsule data, valid during the call."""
+    def capsule(self, cmd: Command, data: memoryview, now: float, *, is_broken: bool = False) -> None:
+        """Execute a command. `data`: its in-capsule data, valid during the call. `is_broken`: it has a wrong digest."""
         try:
             if cmd.cid in self.outstanding:
                 self._fail(cmd, Status.CID_CONFLICT)
+                return
+            if self._subsystem.trace is not None:
+                cmd.arrival = clock()
+                self._responder.traced[cmd.cid] = cmd
+            if is_broken:
+                self._fail(cmd, Status.TRANSIENT_TRANSPORT_ERROR)
             elif self._queue.qid == 0 or cmd.opc == Admin.FABRICS:
                 self._control(cmd, data, now)
             else:
@@ -200,9 +201,9 @@ class Executor:
             self._responder.respond(io.cmd.cid)
 
     def _submit(self, op: MediaOp, io: IoCommand) -> None:
-        io.submitted = perf_counter()
-        if self._responder.traced:
-            self._responder.traced.started(io.cmd.cid, op, io.namespace)
+        io.submitted = clock()
+        if io.cmd.arrival:
+            self._responder.traced[io.cmd.cid] = op
         io.namespace.media.submit(op)
 
     def _hold(self, entry: Entry, io: IoCommand) -> None:
@@ -275,8 +276,10 @@ class Executor:
     def _land(self, transfer: RunTransfer) -> None:
         """The data of a plain write is complete: commit its runs now, or as soon as what was reserved before allows."""
         if not transfer.failed and transfer.commit():
-            self._responder.traced.landed(transfer.cid)
-            times = self._association.subsystem.times
+            if transfer.arrival:
+                transfer.started = clock()
+                self._responder.ended.append((transfer, Status.SUCCESS))
+            times = self._subsystem.times
             if times is not None:
                 transfer.count(times)
             del self.outstanding[transfer.cid]
@@ -322,7 +325,7 @@ class Executor:
             return
         self.outstanding.pop(io.cmd.cid, None)
         if io.submitted:
-            io.namespace.latencies.add(op, perf_counter() - io.submitted)
+            io.namespace.latencies.add(op, (clock() - io.submitted) * 1e-9)
         _FINISH[op.kind](self, op, io)
         self._transport.notify()
 
@@ -414,7 +417,10 @@ class Executor:
         del self.outstanding[cid]
         self._give_up(transfer)
         transfer.discard()
-        self._fail(transfer.cmd, Status.ABORT_REQUESTED)
+        cmd = transfer.cmd
+        if cmd.arrival:  # a plain write is not in the table, but for this
+            self._responder.traced.setdefault(cid, cmd)
+        self._fail(cmd, Status.ABORT_REQUESTED)
         self._go_on(transfer)
         return True
 

@@ -8,13 +8,14 @@ from ocssd_tcp.commands.registry import Reply
 from ocssd_tcp.controller.queue import NO_SQHD, QueuePair
 from ocssd_tcp.media.memory import Memory
 from ocssd_tcp.media.ops import Piece
-from ocssd_tcp.transport.tracing import CommandsUnderWay
+from ocssd_tcp.transport.tracing import Noted, record
 from ocssd_tcp.transport.txqueue import TxQueue
 from ocssd_tcp.wire.digest import crc32c
 from ocssd_tcp.wire.pdu import Encoder, PduFlag, PduType
 from ocssd_tcp.wire.status import Status, on_wire
 
 _SMALL = 16 * 1024  #: data up to this size is copied into the send queue
+_CID_CONFLICT = int(Status.CID_CONFLICT)
 _LAST = int(PduFlag.LAST)
 _LAST_AND_SUCCESS = int(PduFlag.LAST | PduFlag.SUCCESS)
 
@@ -23,26 +24,36 @@ class Responder:
     """Encodes what one connection sends after the IC exchange.
 
     `queue` is None until Connect has succeeded; a response then reports SQHD 0. `n_completed`: completions since the
-    send queue was last empty, for the overflow rule. `traced`: the commands under way that a trace shall record.
+    send queue was last empty, for the overflow rule. `traced`: the commands under way that a trace shall record, by
+    CID; `ended`: those of them whose responses are queued, with their statuses, until `record()`.
     """
 
-    __slots__ = ("encoder", "n_completed", "queue", "traced", "tx")
+    __slots__ = ("encoder", "ended", "n_completed", "queue", "traced", "tx")
 
     def __init__(self, tx: TxQueue, encoder: Encoder) -> None:
         self.tx = tx
         self.encoder = encoder
         self.queue: QueuePair | None = None
         self.n_completed = 0
-        self.traced = CommandsUnderWay()
+        self.traced: dict[int, Noted] = {}
+        self.ended: list[tuple[Noted, int]] = []
 
     def respond(self, cid: int, status: int = 0, dw0: int = 0, dw1: int = 0) -> None:
         """Queue a CapsuleResp. `status`: without DNR, which is added where the rules demand it."""
         queue = self.queue
-        if self.traced and queue:
-            self.traced.completed(queue, cid, status)
+        if self.traced and status != _CID_CONFLICT:  # which is no answer to the command that has this CID
+            noted = self.traced.pop(cid, None)
+            if noted is not None:
+                self.ended.append((noted, status))
         sqhd = queue.advance() if queue else 0
         self.n_completed += 1
         self.tx.copy(self.encoder.capsule_resp(dw0, dw1, sqhd, 0, cid, on_wire(status)))
+
+    def record(self) -> None:
+        """Let the trace have the commands whose responses are queued."""
+        if self.ended and self.queue is not None:
+            ended, self.ended = self.ended, []
+            record(self.queue, ended)
 
     def r2t(self, cid: int, ttag: int, r2to: int, r2tl: int) -> None:
         """Queue an R2T for `r2tl` bytes from offset `r2to` of the command's data."""
@@ -97,8 +108,9 @@ class Responder:
         """Account for data that may have completed its command; whether it did."""
         if success:
             self.n_completed += 1
-            if self.traced and self.queue:
-                self.traced.completed(self.queue, cid, 0)
+            noted = self.traced.pop(cid, None) if self.traced else None
+            if noted is not None:
+                self.ended.append((noted, 0))
         return success
 
     def _data_header(self, cid: int, n_bytes: int, *, success: bool) -> None:

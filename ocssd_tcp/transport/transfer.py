@@ -120,10 +120,11 @@ class Transfer:
 class RunTransfer(Transfer):
     """A plain write: runs of blocks, in order, of chunks of their own, set aside by the engine's `PlainRuns`.
 
-    `runs`: (address chunk, lblk, n_blocks) each; `pieces`: where they are in the memory.
+    `runs`: (address chunk, lblk, n_blocks) each; `pieces`: where they are in the memory. `arrival`, `started`: when the
+    command arrived and when all data had, CLOCK_MONOTONIC in ns, for the trace; else 0.
     """
 
-    __slots__ = ("namespace", "runs")
+    __slots__ = ("arrival", "namespace", "runs", "started")
 
     # What no plain write has. One is made for each of them, so that these are not worth a store.
     io: IoCommand | None = None
@@ -140,17 +141,25 @@ class RunTransfer(Transfer):
         namespace: Namespace,
         runs: Sequence[Run],
         places: Sequence[int],
+        arrival: int = 0,
     ) -> None:
         """`places`: the absolute memory address of each run. `length`: bytes of all of them."""
         self.ttag, self.cid, self.sqe, self.length = ttag, cid, sqe, length
-        self.received = self.failed = self._piece = self._into = 0
-        self.namespace, self.runs = namespace, runs
+        self.received = self.failed = self._piece = self._into = self.started = 0
+        self.arrival, self.namespace, self.runs = arrival, namespace, runs
         self.memory = memory = namespace.engine.memory
         if len(runs) == 1:
             self.pieces = [Piece(places[0] - memory.base, length)]
         else:
             stride, base = namespace.geometry.block_stride, memory.base
             self.pieces = [Piece(place - base, run[2] * stride) for place, run in zip(places, runs, strict=True)]
+
+    @property
+    def cmd(self) -> Command:
+        """The command that the data belongs to."""
+        command = Command(self.sqe)
+        command.arrival = self.arrival
+        return command
 
     def discard(self) -> None:
         """Swallow what is still to come: nobody owns its place any more."""

@@ -242,3 +242,50 @@ def test_tracing_does_not_change_an_answer(target: Target, tmp_path: Path) -> No
     before = host.io.ask(stream)
     start(target, tmp_path / "trace")
     assert host.io.ask(stream) == before
+
+
+def test_a_plain_write_that_is_aborted_is_recorded_as_that(target: Target, tmp_path: Path) -> None:
+    host = target.host()
+    ring = start(target, tmp_path / "trace")
+    host.io.ask(capsule(WRITE, 5, nsid=1, slba=PU1, cdw12=3, sgl_length=UNIT))
+    host.command(0x08, qid=0, nsid=0, cdw10=1 | 5 << 16)
+    found = {int(record["opcode"]): record for record in records_of(ring)}
+    assert (found[0x08]["status"], found[WRITE]["status"]) == (0, 0x7)
+    assert (found[WRITE]["cid"], found[WRITE]["qid"], found[WRITE]["lba"], found[WRITE]["nlb"]) == (5, 1, PU1, 3)
+    assert 0 < found[WRITE]["arrival"] <= found[WRITE]["completion"]
+
+
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_a_command_from_before_the_trace_is_not_recorded(target: Target, tmp_path: Path, is_complete: bool) -> None:
+    with complete_engine_only() if is_complete else nullcontext():
+        host = target.host()
+    (before,) = host.io.ask(capsule(WRITE, 5, nsid=1, slba=0, cdw12=3, sgl_length=UNIT))
+    ring = start(target, tmp_path / "trace")
+    (after,) = host.io.ask(capsule(WRITE, 6, nsid=1, slba=PU1, cdw12=3, sgl_length=UNIT))
+    host.io.feed(h2c(5, before.ttag, 0, bytes(UNIT)))
+    host.io.feed(h2c(6, after.ttag, 0, bytes(UNIT)))
+    assert [(record["cid"], record["status"]) for record in records_of(ring)] == [(6, 0)]
+
+
+def test_what_was_answered_before_a_fatal_error_is_recorded(target: Target, tmp_path: Path) -> None:
+    with complete_engine_only():
+        host = target.host()
+    ring = start(target, tmp_path / "trace")
+    host.io.feed(capsule(READ, 5, nsid=1, slba=0, sgl_length=BLOCK) + b"\xff" * 128)
+    assert [(record["cid"], record["status"]) for record in records_of(ring)] == [(5, 0)]
+
+
+def test_a_response_that_leaves_by_itself_is_recorded_first(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that waits for another connection's: its response is sent outside of any receive of its own."""
+    ring = start(target, tmp_path / "trace")
+    ahead, behind = target.host(), target.host()
+    (first,) = ahead.io.ask(capsule(WRITE, 5, nsid=1, slba=0, cdw12=3, sgl_length=UNIT))
+    (second,) = behind.io.ask(capsule(WRITE, 6, nsid=1, slba=4, cdw12=3, sgl_length=UNIT))
+    behind.io.feed(h2c(6, second.ttag, 0, bytes(UNIT)))
+    seen: list[bool] = []
+    connection = behind.io.connection
+    monkeypatch.setattr(connection, "_on_output", lambda _: seen.append(6 in records_of(ring)["cid"]))
+    ahead.io.feed(h2c(5, first.ttag, 0, bytes(UNIT)))
+    assert seen == [True]
