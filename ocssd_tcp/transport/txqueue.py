@@ -94,8 +94,13 @@ class TxQueue:
         True if all has been sent, False if the socket takes no more for now. OSError if it is broken.
         """
         while self.n_bytes:
-            count = min(self.n - self._sent, IOV_MAX)
+            count = self.n - self._sent
+            if count > IOV_MAX:
+                count = IOV_MAX
             sent = writev(self.words_base + self._sent * IOV_BYTES, count)
+            if sent == self.n_bytes:  # mostly
+                self.n_bytes = 0
+                break
             if sent < 0:
                 code = ctypes.get_errno()
                 if code in (errno.EAGAIN, errno.EINTR):
