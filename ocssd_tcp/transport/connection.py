@@ -142,8 +142,7 @@ class TargetConnection:
         self._now = now
         self._busy = True
         view = self.rx.view
-        subsystem = self._directory.subsystem
-        times = subsystem.times
+        times = self._directory.subsystem.times
         if times is not None:
             times.begin(perf_counter())
         try:
@@ -165,7 +164,7 @@ class TargetConnection:
             self._closed("internal error")
         finally:
             self._busy = False
-            if subsystem.trace is not None and self.responder.ended:
+            if self.responder.ended:
                 self.responder.record()
             if times is not None:
                 times.end()

@@ -50,7 +50,7 @@ class Responder:
         self.tx.copy(self.encoder.capsule_resp(dw0, dw1, sqhd, 0, cid, on_wire(status)))
 
     def record(self) -> None:
-        """Let the trace have the commands whose responses are queued."""
+        """Let the trace, if there still is one, have the commands whose responses are queued."""
         if self.ended and self.queue is not None:
             ended, self.ended = self.ended, []
             record(self.queue, ended)

@@ -225,6 +225,25 @@ def test_commands_under_way_survive_the_end_of_the_trace(target: Target, tmp_pat
     assert len(records_of(first)) == 0
 
 
+@pytest.mark.parametrize("n_pdus", [1, 2])
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_a_command_that_ends_between_two_traces_is_in_neither(
+    target: Target, tmp_path: Path, is_complete: bool, n_pdus: int
+) -> None:
+    with complete_engine_only() if is_complete else nullcontext():
+        host = target.host()
+    first = start(target, tmp_path / "first")
+    (r2t,) = host.io.ask(capsule(WRITE, 5, nsid=1, slba=0, cdw12=3, sgl_length=UNIT))
+    stop(target)
+    size = UNIT // n_pdus
+    for offset in range(0, UNIT, size):
+        host.io.feed(h2c(5, r2t.ttag, offset, bytes(size), last=offset + size == UNIT))
+    assert host.io.take()[-1].status == 0
+    second = start(target, tmp_path / "second")
+    assert host.read(0, 4) == bytes(UNIT)
+    assert [record["opcode"] for record in (*records_of(first), *records_of(second))] == [READ]
+
+
 def test_commands_that_a_lost_connection_took_along_are_not_recorded(target: Target, tmp_path: Path) -> None:
     host = target.host()
     ring = start(target, tmp_path / "trace")
