@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ocssd_tcp import accel
 from ocssd_tcp.controller.registers import Ready
@@ -59,13 +59,9 @@ _FUA = 1 << 30
 _TRACE_KIND = (PLAIN << 8) - _PSDT_SGL  #: with opcode and SQE flags, a trace record's opcode, flags and status 0
 _IN_CAPSULE, _TRANSPORT = int(SglType.IN_CAPSULE), int(SglType.TRANSPORT)
 _H2C_DATA = int(PduType.H2C_DATA)
-MIN_RUN = 3  #: reads behind a read, all alike, from which on they are taken in one go
+MIN_RUN = 3  #: reads that are all alike, from which on they are taken in one go
 _LIST_PIECES = MAX_VECTOR_LBAS + 4
 _FITS = 250  #: PDUs whose answers an empty send queue always has room for
-
-#: A namespace, whether reads of it come one behind the other, NSID, CDW12, blocks, bytes, bytes of the PDU that answers
-#: and its first word: what follows from the size of a read or write.
-Shape: TypeAlias = tuple[PlainNamespace | None, bool, int, int, int, int, int, int]
 
 _READY = Ready.READY
 _iter_capsules = struct.Struct(CAPSULE.format + "12x").iter_unpack
@@ -80,6 +76,26 @@ _pack_u64 = struct.Struct("<Q").pack_into
 def common_header(kind: int, flags: int, hlen: int, pdo: int) -> int:
     """The first four bytes of a PDU as the low half of its first 64 bits; PLEN is the high half."""
     return kind | flags << 8 | hlen << 16 | pdo << 24
+
+
+class Shape(NamedTuple):
+    """What a buffer's last command says of those in the next: hosts mostly send one size, and reads follow reads.
+
+    `is_alike`: whether it was one of several reads that differ in CID and address only. `n_blocks`, `length` (bytes),
+    and of the C2HData PDU `data_bytes` without data digest and `data_word`, its first word, follow from CDW12.
+    """
+
+    space: PlainNamespace | None
+    is_alike: bool
+    nsid: int
+    cdw12: int
+    n_blocks: int
+    length: int
+    data_bytes: int
+    data_word: int
+
+
+_UNKNOWN = Shape(None, False, 0, -1, 0, 0, 0, 0)
 
 
 class Outcome(IntEnum):
@@ -173,7 +189,7 @@ class BatchProcessor:
         self._r2t_header = common_header(PduType.R2T, hdgst, 24, 0) | (24 + tail) << 32
         self._namespaces = queue.association.namespaces
         self._spaces: dict[int, PlainNamespace] = {}
-        self._before: Shape = None, False, 0, -1, 0, 0, 0, 0
+        self._before = _UNKNOWN
         trace_queue = queue.qid | queue.association.cntlid << 16
         self._trace_tails = (
             pack_tail(_READ + _TRACE_KIND, trace_queue),
@@ -228,11 +244,11 @@ class BatchProcessor:
         arena_view = memoryview(arena) if tail else view
         joined = -1  # where in the arena the last piece ends, if it is one of the arena
         n_reads = n_vector = n_blocks_read = 0
-        # Commands are mostly of the size of those before them, and reads follow reads.
         may_be_alike = not (tail or data_tail or flow_control)
-        space, is_alike, last_nsid, last_cdw12, n_blocks, length, data_bytes, data_word = before = self._before
-        if space is None or self._space(last_nsid) is not space:
-            space, is_alike, last_nsid, last_cdw12 = None, False, 0, -1
+        before = self._before
+        if before.space is None or self._space(before.nsid) is not before.space:
+            before = _UNKNOWN
+        space, is_alike, last_nsid, last_cdw12, n_blocks, length, data_bytes, data_word = before
         trace, times = self._subsystem.trace, self._subsystem.times
         arrival = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads
         head = b""
@@ -246,11 +262,11 @@ class BatchProcessor:
             tail_of_reads, tail_of_lists = self._trace_tails
 
         while end - position >= 24:
-            if is_alike and end - position >= MIN_RUN * 72 and room >= MIN_RUN and space is not None:
+            if is_alike and end - position >= MIN_RUN * header_bytes and room >= MIN_RUN and space is not None:
                 # Reads that differ in CID and address only, as hosts often send them: as below, in fewer steps.
                 readable, addresses, stride, nsze = space.readable, space.address, space.stride, space.nsze
                 lbk_len, lbk_mask, begin = space.lbk_len, space.lbk_mask, used
-                run = view[position : position + min((end - position) // 72, room) * 72]
+                run = view[position : position + min((end - position) // header_bytes, room) * header_bytes]
                 for header, opcode, cid, nsid, sgl_length, sgl_type, lba, cdw12 in _iter_capsules(run):
                     if (
                         header != without_data
@@ -266,27 +282,28 @@ class BatchProcessor:
                     chunk, lblk = lba >> lbk_len, lba & lbk_mask
                     if lblk + n_blocks > readable[chunk]:
                         break
-                    pack_two_iovs(words, at, arena_base + used, 24, addresses[chunk] + lblk * stride, length)
+                    address = addresses[chunk] + lblk * stride
+                    pack_two_iovs(words, at, arena_base + used, pdu_bytes, address, length)
                     _pack_c2h(arena, used, data_word, cid, length)
                     at += 2 * IOV_BYTES
-                    used += 24
+                    used += pdu_bytes
                     if trace is not None:
                         slot = seq << RECORD_SHIFT & trace_mask
                         pack_scalar(trace_view, slot, seq, head, lba, n_blocks - 1, cid, tail_of_reads, seq)
                         seq += 1
                     if times is not None:
                         timed.append(lba >> space.grp_shift << 2 | _READ & 3)
-                n_done = (used - begin) // 24
-                is_alike = n_done >= MIN_RUN  # else looking for more of them costs more than it gains
+                n_alike = (used - begin) // pdu_bytes
+                is_alike = n_alike >= MIN_RUN  # else looking for more of them costs more than it gains
                 may_be_alike = may_be_alike and is_alike
-                if n_done:
-                    position += n_done * 72
-                    n_bytes += n_done * data_bytes
-                    n_reads += n_done
-                    n_blocks_read += n_done * n_blocks
-                    room -= n_done
-                    completed += n_done
-                    joined, n_done = -1, 0
+                if n_alike:
+                    position += n_alike * header_bytes
+                    n_bytes += n_alike * data_bytes
+                    n_reads += n_alike
+                    n_blocks_read += n_alike * n_blocks
+                    room -= n_alike
+                    completed += n_alike
+                    joined = -1
                     continue
             if data[position] == _H2C_DATA:
                 after = self._h2c_data(data, view, position, end, arrival)
@@ -488,8 +505,8 @@ class BatchProcessor:
             space.count_reads(n_reads, n_vector, n_blocks_read)
         if timed and times is not None and space is not None:
             times.count_all(space.latencies, timed)
-        if last_cdw12 != before[3] or last_nsid != before[2] or is_alike is not before[1]:
-            self._before = space, is_alike, last_nsid, last_cdw12, n_blocks, length, data_bytes, data_word
+        if last_cdw12 != before.cdw12 or last_nsid != before.nsid or is_alike is not before.is_alike:
+            self._before = Shape(space, is_alike, last_nsid, last_cdw12, n_blocks, length, data_bytes, data_word)
         tx.n, tx.used, tx.n_bytes = at // IOV_BYTES, used, n_bytes
         if flow_control:
             queue.sqhd = sqhd

@@ -58,50 +58,39 @@ def record(queue: QueuePair, ended: Sequence[tuple[Noted, int]]) -> None:
         return
     ring.renumber()
     view, slot_mask, seq, now = ring.view, ring.mask, ring.seq, clock()
-    namespace: Namespace | None = None
     for noted, status in ended:
-        if isinstance(noted, RunTransfer):
-            address_chunk, lblk, n_blocks = noted.runs[0]
-            mask = 0
-            if len(noted.runs) > 1:
-                mask, n_blocks = _mask_of_runs(noted), sum(run[2] for run in noted.runs)
-            if noted.namespace is not namespace:
-                namespace = noted.namespace
-                write_nsid, lbk_len = namespace.nsid, namespace.geometry.lbk_len
-            pack_fields(
-                view, seq << RECORD_SHIFT & slot_mask, seq, write_nsid, noted.arrival, noted.started, now,
-                address_chunk << lbk_len | lblk, mask, n_blocks - 1, noted.cid, noted.sqe[0], PLAIN, status, qid,
-                cntlid, seq,
-            )  # fmt: skip
-            seq += 1
-            continue
         start = lba = mask = nlb = flags = 0
-        if isinstance(noted, MediaOp):
-            context = noted.context
-            if not isinstance(context, IoCommand):
-                continue
-            io = context
-            command, start = io.cmd, io.submitted
+        if isinstance(noted, RunTransfer):
+            opcode, cid, nsid, flags = noted.sqe[0], noted.cid, noted.namespace.nsid, PLAIN
+            arrival, start, runs = noted.arrival, noted.started, noted.runs
+            lba, nlb = runs[0][0] << noted.namespace.geometry.lbk_len | runs[0][1], runs[0][2] - 1
+            if len(runs) > 1:
+                mask, nlb = _mask_of_runs(noted), sum(run[2] for run in runs) - 1
         else:
-            command = noted
-        opcode, nsid, arrival = command.opc, command.nsid, command.arrival
-        if not arrival:
-            continue  # it came before the trace began
-        if opcode == _FABRICS:
-            nsid = 0  # a fabrics command has its type there
-        elif qid:
-            if opcode in _WITH_ADDRESS:
-                lba, nlb, flags = command.cdw10 | command.cdw11 << 32, command.cdw12 & 0xFFFF, _HAS_EXTENT
-                if command.cdw12 & _FUA_BIT:
-                    flags |= _FUA
-            if opcode not in _SCALAR and isinstance(noted, MediaOp) and noted.extents:
-                if not flags:
-                    nlb = len(noted.extents) - 1 & 0xFFFF
-                flags |= _HAS_EXTENT
-                lba, mask = _place_of(noted, io.namespace, lba)
+            op: MediaOp | None = None
+            if isinstance(noted, Command):
+                command = noted
+            else:
+                op, io = noted, noted.context
+                if not isinstance(io, IoCommand):
+                    continue  # which no operation of an executor is
+                command, namespace, start = io.cmd, io.namespace, io.submitted
+            opcode, cid, nsid, arrival = command.opc, command.cid, command.nsid, command.arrival
+            if opcode == _FABRICS:
+                nsid = 0  # a fabrics command has its type there
+            elif qid:
+                if opcode in _WITH_ADDRESS:
+                    lba, nlb, flags = command.cdw10 | command.cdw11 << 32, command.cdw12 & 0xFFFF, _HAS_EXTENT
+                    if command.cdw12 & _FUA_BIT:
+                        flags |= _FUA
+                if op is not None and opcode not in _SCALAR and op.extents:
+                    if not flags:
+                        nlb = len(op.extents) - 1 & 0xFFFF
+                    flags |= _HAS_EXTENT
+                    lba, mask = _place_of(op, namespace, lba)
         pack_fields(
-            view, seq << RECORD_SHIFT & slot_mask, seq, nsid, arrival, start, now, lba, mask, nlb, command.cid,
-            opcode, flags, status, qid, cntlid, seq,
+            view, seq << RECORD_SHIFT & slot_mask, seq, nsid, arrival, start, now, lba, mask, nlb, cid, opcode, flags,
+            status, qid, cntlid, seq,
         )  # fmt: skip
         seq += 1
     ring.seq = seq
