@@ -149,13 +149,7 @@ class TargetConnection:
             if n_landed:
                 self._landed(n_landed)
             else:
-                batch = self._batch
-                if batch is None or self.fill is not None:
-                    position = self._consume(self.rx.data, view, position, end, 0)
-                else:
-                    position = batch.process(self.rx.data, view, position, end)
-                    if position < end and not batch.fills:
-                        position = self._consume(self.rx.data, view, position, end, 1)
+                position = self._consume(self.rx.data, view, position, end)
                 self.tail = bytes(view[position:end]) if position < end else b""
         except FatalTransportError as error:
             self._terminate(error)
@@ -169,11 +163,9 @@ class TargetConnection:
             if times is not None:
                 times.end()
 
-    def _consume(self, data: bytearray, view: memoryview, position: int, end: int, n_idle: int) -> int:
-        """Handle every complete PDU of `data[position:end]`; the offset of the first byte not handled.
-
-        `n_idle`: times in a row that the batch processor has found nothing plain: after some it is not asked again.
-        """
+    def _consume(self, data: bytearray, view: memoryview, position: int, end: int) -> int:
+        """Handle every complete PDU of `data[position:end]`; the offset of the first byte not handled."""
+        n_idle = 0  # times in a row that the batch processor found nothing plain: then it is not asked again
         while position < end:
             fill = self.fill
             if fill is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ocssd_tcp.commands.registry import Command
 from tests.support_target import (
     FLUSH,
     NO_SQ_FLOW,
@@ -141,3 +143,21 @@ def test_a_namespace_behind_a_filter_is_plain_again_once_that_has_gone(target: T
     namespace.media = media
     assert content(host.io.ask(stream(0, ODD["alike"]))) == expected
     assert (Around.n_seen, namespace.counters.reads) == (N, n_reads + 2 * N)
+
+
+def test_what_is_plain_behind_one_that_is_not_takes_the_fast_way_again(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = ready(target)
+    executor = host.io.connection.executor
+    assert executor is not None
+    seen: list[int] = []
+    capsule_of = executor.capsule
+
+    def counted(cmd: Command, *args: Any, **options: Any) -> None:
+        seen.append(cmd.opc)
+        capsule_of(cmd, *args, **options)
+
+    monkeypatch.setattr(executor, "capsule", counted)
+    host.io.ask(stream(3, ODD["a flush"]) + stream(3, ODD["a flush"]))
+    assert seen == [FLUSH, FLUSH]
