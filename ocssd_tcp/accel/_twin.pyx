@@ -463,7 +463,7 @@ cdef class Processor(Records):
         self.room -= 1
         return <Py_ssize_t>(word >> 32)
 
-    cdef bint read(self, const capsule_cmd *pdu, const uint8_t *data, int64_t n_data) noexcept:
+    cdef bint read(self, const capsule_cmd *pdu, const uint8_t *data, int64_t n_data) except -1:
         """Answer a read; False if it is not plain."""
         cdef Space space = self.space
         cdef Run runs[MAX_VECTOR_LBAS]

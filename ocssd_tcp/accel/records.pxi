@@ -15,34 +15,44 @@ cdef class Records(Writes):
     cdef trace_record *slots
     cdef trace_record *records  # `slots`; NULL: no trace is on
     cdef uint32_t record_mask, first_record, next_record
+    cdef bint has_records  # whether any command of the buffer was recorded: first_record to next_record
     cdef uint64_t moment
     cdef uint16_t cntlid, qid
 
     cdef int open_trace(self, object ring) except -1:
-        """A buffer has arrived while `ring` is on."""
+        """A buffer has arrived while `ring` is on. Most buffers of large writes record nothing: they cost little."""
         cdef uint32_t ahead
         if ring is not self.ring:
             self.slots, self.record_mask = <trace_record *>address_of(ring.view), <uint32_t>(ring.n_slots - 1)
             self.ring = ring
-        self.next_record = ring.seq
-        if self.next_record >= SEQ_LIMIT:
-            ring.renumber()
-            self.next_record = ring.seq
-        self.records, self.first_record, self.moment = self.slots, self.next_record, now_ns()
-        for ahead in range(AHEAD):
+        self.records, self.has_records, self.moment = self.slots, False, now_ns()
+        for ahead in range(AHEAD):  # right unless others have recorded since
             prefetch(&self.slots[(self.next_record + ahead) & self.record_mask])
         return 0
 
-    cdef void note(self, Space space, const sqe *command, const Run *runs, int n_runs, uint64_t arrival) noexcept:
+    cdef int begin_records(self) except -1:
+        """The first of the buffer's commands is recorded."""
+        self.next_record = self.ring.seq
+        if self.next_record >= SEQ_LIMIT:
+            self.ring.renumber()
+            self.next_record = self.ring.seq
+        self.first_record, self.has_records = self.next_record, True
+        return 0
+
+    cdef int note(self, Space space, const sqe *command, const Run *runs, int n_runs, uint64_t arrival) except -1:
         """A plain command is done. `arrival`: 0 if it came before the trace was on."""
         if self.records and arrival:
             self.record(space, command, runs, n_runs, arrival)
         if self.begun:
             space.count_time(command.opc, runs.chunk)
+        return 0
 
-    cdef void record(self, Space space, const sqe *command, const Run *runs, int n_runs, uint64_t arrival) noexcept:
+    cdef int record(self, Space space, const sqe *command, const Run *runs, int n_runs, uint64_t arrival) except -1:
         """Write a plain command into the trace."""
-        cdef trace_record *at = &self.records[self.next_record & self.record_mask]
+        cdef trace_record *at
+        if not self.has_records:
+            self.begin_records()
+        at = &self.records[self.next_record & self.record_mask]
         prefetch(&self.records[(self.next_record + AHEAD) & self.record_mask])
         publish_u32(&at.check, 0)
         publish_u32(&at.seq, self.next_record)
@@ -52,13 +62,14 @@ cdef class Records(Writes):
         at.qid, at.cntlid = self.qid, self.cntlid
         publish_u32(&at.check, self.next_record)
         self.next_record += 1
+        return 0
 
     cdef int close_trace(self) except -1:
         """The commands that were recorded complete now."""
         cdef uint64_t now
         if not self.records:
             return 0
-        if self.next_record != self.first_record:
+        if self.has_records:
             now = now_ns()
             while self.first_record != self.next_record:
                 self.records[self.first_record & self.record_mask].completion = now

@@ -20,7 +20,7 @@ from ocssd_tcp import accel
 from ocssd_tcp.controller.registers import Ready
 from ocssd_tcp.media.runs import Run
 from ocssd_tcp.media.trace import clock, pack_head, pack_record, pack_scalar, pack_tail
-from ocssd_tcp.ocssd.trace_format import RECORD_SHIFT, SEQ_LIMIT
+from ocssd_tcp.ocssd.trace_format import RECORD_BYTES, RECORD_SHIFT, SEQ_LIMIT
 from ocssd_tcp.transport.plain import PlainNamespace, append, crc_of_pieces, pack_runs, plain_list, runs_of
 from ocssd_tcp.transport.tracing import PLAIN, pu_mask
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer, Transfer
@@ -250,14 +250,15 @@ class BatchProcessor:
             before = _UNKNOWN
         space, is_alike, last_nsid, last_cdw12, n_blocks, length, data_bytes, data_word = before
         trace, times = self._subsystem.trace, self._subsystem.times
-        arrival = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads
+        arrival = seq = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads
         head = b""
         timed: list[int] = []  # group << 2 | operation of each command that is done, while somebody watches
         if trace is not None:
-            if trace.seq >= SEQ_LIMIT:
+            arrival, seq = clock(), trace.seq
+            if seq >= SEQ_LIMIT:
                 trace.renumber()
-            arrival, trace_view, trace_mask = clock(), trace.view, trace.mask
-            trace_first = seq = trace.seq
+                seq = trace.seq
+            trace_first, trace_view, trace_mask = seq, trace.view, trace.mask
             head = pack_head(last_nsid, arrival, arrival, 0)
             tail_of_reads, tail_of_lists = self._trace_tails
 
@@ -266,6 +267,7 @@ class BatchProcessor:
                 # Reads that differ in CID and address only, as hosts often send them: as below, in fewer steps.
                 readable, addresses, stride, nsze = space.readable, space.address, space.stride, space.nsze
                 lbk_len, lbk_mask, begin = space.lbk_len, space.lbk_mask, used
+                nlb, slot = n_blocks - 1, seq << RECORD_SHIFT
                 run = view[position : position + min((end - position) // header_bytes, room) * header_bytes]
                 for header, opcode, cid, nsid, sgl_length, sgl_type, lba, cdw12 in _iter_capsules(run):
                     if (
@@ -288,8 +290,8 @@ class BatchProcessor:
                     at += 2 * IOV_BYTES
                     used += pdu_bytes
                     if trace is not None:
-                        slot = seq << RECORD_SHIFT & trace_mask
-                        pack_scalar(trace_view, slot, seq, head, lba, n_blocks - 1, cid, tail_of_reads, seq)
+                        pack_scalar(trace_view, slot & trace_mask, seq, head, lba, nlb, cid, tail_of_reads, seq)
+                        slot += RECORD_BYTES
                         seq += 1
                     if times is not None:
                         timed.append(lba >> space.grp_shift << 2 | _READ & 3)

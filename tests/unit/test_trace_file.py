@@ -119,20 +119,23 @@ def test_a_record_that_is_being_cleared_is_left_out(tmp_path: Path, n_zeros: int
     assert len(read_trace(tmp_path / "t").records) == MIN_SLOTS - 1
 
 
-def test_commands_of_one_receive_complete_together_and_not_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n", [4, 6, 7, 9])  # few are completed one by one
+def test_commands_of_one_receive_complete_together_and_not_before(tmp_path: Path, n: int) -> None:
     ring = ring_at(tmp_path / "t")
     for cid in range(MIN_SLOTS - 3):
         put(ring, cid)
     first = ring.seq
-    for cid in range(6):  # across the end of the ring
+    for cid in range(n):  # across the end of the ring
         seq, ring.seq = ring.seq, ring.seq + 1
         pack_record(ring.view, seq << RECORD_SHIFT & ring.mask, seq, HEAD, 0, 0, 0, 1000 + cid, TAIL, seq)
     before = read_trace(tmp_path / "t")
     assert max(before.records["cid"]) < 1000
-    assert before.n_torn == 6
+    assert before.n_torn == n
     ring.complete(first)
-    after = read_trace(tmp_path / "t").records[-6:]
-    assert list(after["cid"]) == list(range(1000, 1006))
+    records = read_trace(tmp_path / "t").records
+    assert list(records["cid"][:-n]) == list(range(n - 3, MIN_SLOTS - 3))
+    after = records[-n:]
+    assert list(after["cid"]) == list(range(1000, 1000 + n))
     assert len(set(after["completion"])) == 1
 
 
