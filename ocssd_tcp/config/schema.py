@@ -152,7 +152,7 @@ class TargetConfig:
     congestion: str = key(
         "",
         matching("[a-z0-9_-]{0,15}", 'the name of a TCP congestion control of this kernel ("bbr"), or ""'),
-        "TCP congestion control of the connections. Empty: the system's.",
+        "TCP congestion control of the connections. Empty: the system's, but not bbr for a host on this machine.",
     )
 
 

@@ -21,7 +21,7 @@ from ocssd_tcp.config.values import Address
 from ocssd_tcp.host.sync import SyncDrive, connect
 from ocssd_tcp.transport import aio
 from ocssd_tcp.transport.aio import Server, SocketOptions
-from ocssd_tcp.transport.connection import ICREQ_SECONDS
+from ocssd_tcp.transport.connection import ICREQ_SECONDS, TargetConnection
 from tests.support_target import (
     C2H_TERM,
     CAPSULE_RESP,
@@ -280,6 +280,69 @@ def test_reset_behind_unread_bytes_ends_the_connection(tmp_path: Path, monkeypat
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
     target.close()
+
+
+def _can_have(congestion: str) -> bool:
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("of_listener", "option", "expected"),
+    [("bbr", "", "reno"), ("reno", "", "reno"), ("reno", "bbr", "bbr"), ("cubic", "", "cubic")],
+)
+def test_a_connection_of_the_machine_to_itself_is_not_paced_unless_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_listener: str, option: str, expected: str
+) -> None:
+    if not _can_have(of_listener) or not _can_have(expected):
+        pytest.skip(f"this kernel lets us have no {of_listener} or no {expected}")
+    target = Target(tmp_path / "drive")
+    found: list[bytes] = []
+
+    class Peer(aio.Peer):
+        def __init__(self, server: Server, sock: socket.socket, connection: TargetConnection) -> None:
+            found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16))
+            super().__init__(server, sock, connection)
+
+    monkeypatch.setattr(aio, "Peer", Peer)
+
+    async def run() -> None:
+        server = Server(SocketOptions(8192, congestion=option))
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, of_listener.encode())
+        address = server.adopt(listener, Address)
+        server.start(target.directory)
+        with socket.create_connection((address.host, address.port)):
+            end = asyncio.get_running_loop().time() + SECONDS
+            while not found:
+                assert asyncio.get_running_loop().time() < end
+                await asyncio.sleep(0.005)
+        await server.stop(0.1)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    target.close()
+    assert [name.rstrip(b"\0").decode() for name in found] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("host", "own", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.2", "127.0.0.1", True),
+        ("192.0.2.7", "192.0.2.7", True),
+        ("192.0.2.7", "192.0.2.8", False),
+        ("::1", "::1", True),
+        ("fe80::1%eth0", "fe80::1%eth0", True),
+        ("fe80::1%eth0", "fe80::2%eth0", False),
+    ],
+)
+def test_who_is_on_the_same_machine(host: str, own: str, expected: bool) -> None:
+    assert aio._is_local(host, own) is expected
 
 
 # --- the end ----------------------------------------------------------------------------------------------------
