@@ -32,6 +32,7 @@ include "records.pxi"
 cdef enum:
     FUA = 1 << 30
     PSDT_SGL = 0x40
+    RECEIVE_BYTES = 128 * 1024  # of one event at most: a host that gets some answers sends on while we do the rest
 
 cdef enum Stop:
     END  # everything was handled
@@ -185,7 +186,8 @@ cdef class Processor(Records):
         """One receive, everything in it handled, one send: SENT, QUEUED, ELSEWHERE, or minus an error number."""
         cdef bytes rest = self.connection.tail
         cdef uint8_t *data = <uint8_t *>PyByteArray_AS_STRING(self.buffer)
-        cdef Py_ssize_t end = PyBytes_GET_SIZE(rest), room = len(self.buffer), position = 0, received
+        cdef Py_ssize_t end = PyBytes_GET_SIZE(rest), position = 0, received
+        cdef Py_ssize_t room = min(<Py_ssize_t>len(self.buffer), end + RECEIVE_BYTES)
         if self.is_closed or self.tx.n or self.connection.fill is not None or self.registers.ready is not READY:
             return ELSEWHERE
         if end:

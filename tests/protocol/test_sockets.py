@@ -27,6 +27,7 @@ from tests.support_target import (
     CAPSULE_RESP,
     NQN,
     READ,
+    WRITE,
     Host,
     Target,
     capsule,
@@ -48,15 +49,16 @@ OPTIONS = [
 class Daemon:
     """A daemon in a folder of its own. `stop` and `kill` end it; it can be started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        self.options = (*OPTIONS, *options)
         self.port = 0
         self.start()
 
     def start(self) -> None:
         """Start it, on the port it had before if it had one; return when it accepts hosts."""
         listen = f"target.listen=['127.0.0.1:{self.port}']"
-        command = [sys.executable, "-m", "ocssd_tcp", *(f"--set={option}" for option in (*OPTIONS, listen))]
+        command = [sys.executable, "-m", "ocssd_tcp", *(f"--set={option}" for option in (*self.options, listen))]
         self.log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=self.log)
         assert self.process.stdout is not None
@@ -192,6 +194,20 @@ def test_slow_reader_gets_everything_and_holds_up_nobody(daemon: Daemon) -> None
             assert (response.cid, response.status) == (cid, 0)
         slow.close()
         drive.reset(chunk_of(drive, 0))
+
+
+def test_a_capsule_larger_than_one_receive_arrives(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, f"target.in_capsule_bytes={264 << 10}")
+    content = pattern(256 << 10, 3)
+    host = RawHost(daemon)
+    host.io.sendall(capsule(WRITE, 1, content, nsid=1, slba=0, cdw12=63))
+    (written,) = decode(receive(host.io, 24))
+    host.io.sendall(capsule(READ, 2, nsid=1, slba=0, cdw12=63, sgl_length=len(content)))
+    data, _ = decode(receive(host.io, 24 + len(content) + 24))
+    assert (written.cid, written.status, data.data) == (1, 0, content)
+    host.close()
+    daemon.stop()
+    daemon.kill()
 
 
 def test_300_silent_sockets_do_not_hold_up_a_host(daemon: Daemon) -> None:
