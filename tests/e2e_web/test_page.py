@@ -161,7 +161,7 @@ def test_the_map_is_drawn_with_more_than_colour(page: Browser) -> None:
         """
         const g = document.querySelector("#map").getContext("2d"), ratio = devicePixelRatio, s = layout.step - 1;
         const shape = (row, cell) => {
-          const line = layout.lines[row], x = layout.left + cell % line.columns * layout.step;
+          const line = layout.lines[row], x = line.x + cell % line.columns * layout.step;
           const y = line.y + Math.floor(cell / line.columns) * layout.step;
           const data = g.getImageData(x * ratio, y * ratio, s * ratio, s * ratio).data, light = [];
           for (let i = 0; i < data.length; i += 4) light.push(data[i] + data[i + 1] + data[i + 2]);
@@ -227,6 +227,46 @@ def test_another_namespace_can_be_chosen(page: Browser, daemon: Daemon) -> None:
     assert _text(page, "#shape").startswith("1 group × 1 PU × 3 chunks")
     page.go(daemon.url + "?ns=2")
     page.wait("state.namespace && state.namespace.nsid === 2")
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize(
+    ("n_groups", "n_pus", "n_cells"), [(64, 16, 8), (5, 100, 30), (2, 4, 60), (1, 1000, 8), (7, 1, 900)]
+)
+def test_every_cell_of_any_drive_has_a_place_and_can_be_pointed_at(
+    page: Browser, width: int, n_groups: int, n_pus: int, n_cells: int
+) -> None:
+    page.show(width, 800, mobile=width < 500)
+    page.wait(f"document.documentElement.clientWidth <= {width} && layout !== null")
+    found = page.run(
+        """
+        const [nGroups, nPus, nCells] = arguments, kept = [rows, cursor];
+        cursor = null;
+        rows = [...Array(nGroups * nPus).keys()].map((i) =>
+          [i, Math.floor(i / nPus), i % nPus, i % nPus, "000".repeat(nCells)]);
+        showMap();
+        const node = $("map"), taken = new Set(), missed = [];
+        const box = node.getBoundingClientRect();
+        layout.lines.forEach((line, row) => {
+          for (let cell = 0; cell < line.n; cell++) {
+            const x = line.x + (cell % line.columns + 0.5) * layout.step;
+            const y = line.y + (Math.floor(cell / line.columns) + 0.5) * layout.step;
+            const to = at({ clientX: box.left + x, clientY: box.top + y });
+            if (!to || to.row !== row || to.cell !== cell) missed.push([row, cell]);
+            if (x > box.width || y > layout.height) missed.push([row, cell, x, y]);
+            taken.add(`${x},${y}`);
+          }
+        });
+        const height = layout.height;
+        [rows, cursor] = kept;
+        showMap();
+        return [taken.size, missed.slice(0, 5), height];
+        """,
+        n_groups, n_pus, n_cells,
+    )  # fmt: skip
+    assert found[:2] == [n_groups * n_pus * n_cells, []]
+    if (width, n_groups) == (1280, 64):
+        assert found[2] < 2000  # its groups stand side by side: one below the other it would be 8,700
 
 
 @pytest.mark.parametrize("width", [1280, 768, 375, 320])
