@@ -360,7 +360,7 @@ class Wire:
         if not self._blocked:
             self._flush()
 
-    def _writev(self, address: int, count: int) -> int:
+    def _writev(self, address: ctypes.c_void_p, count: int) -> int:
         room = self.takes() if self.takes is not None else None
         total = 0
         for base, length in struct.iter_unpack("<QQ", ctypes.string_at(address, count * 16)):

@@ -37,11 +37,11 @@ class TxQueue:
     arena (`arena`, its address `arena_base`, bytes used `used`) directly, after `reserve()` has made room.
     """
 
-    __slots__ = ("_keep", "_sent", "arena", "arena_base", "n", "n_bytes", "used", "words", "words_base")
+    __slots__ = ("_keep", "_sent", "arena", "arena_base", "n", "n_bytes", "used", "words", "words_at")
 
     def __init__(self) -> None:
         self.words = bytearray(_WORD_PIECES * IOV_BYTES)
-        self.words_base = address_of(self.words)
+        self.words_at = ctypes.c_void_p(address_of(self.words))
         self.n = 0
         self.n_bytes = 0
         self._sent = 0  # pieces already sent
@@ -59,7 +59,7 @@ class TxQueue:
         if (self.n + pieces) * IOV_BYTES > len(self.words):
             grown = bytearray(2 * (self.n + pieces) * IOV_BYTES)
             grown[: self.n * IOV_BYTES] = self.words[: self.n * IOV_BYTES]
-            self.words, self.words_base = grown, address_of(grown)
+            self.words, self.words_at = grown, ctypes.c_void_p(address_of(grown))
         if self.used + header_bytes > len(self.arena):
             self._keep.append(self.arena)  # pieces already queued point into it
             self.arena = bytearray(max(2 * len(self.arena), header_bytes))
@@ -88,7 +88,11 @@ class TxQueue:
         self.n += 1
         self.n_bytes += length
 
-    def send(self, writev: Callable[[int, int], int]) -> bool:
+    def _unsent(self) -> ctypes.c_void_p:
+        """The address of the first piece that is not sent."""
+        return ctypes.c_void_p((self.words_at.value or 0) + self._sent * IOV_BYTES)
+
+    def send(self, writev: Callable[[ctypes.c_void_p, int], int]) -> bool:
         """Send with `writev(address of the iovecs, their number)`, as writev(2): bytes sent, or -1 and errno.
 
         True if all has been sent, False if the socket takes no more for now. OSError if it is broken.
@@ -97,7 +101,7 @@ class TxQueue:
             count = self.n - self._sent
             if count > IOV_MAX:
                 count = IOV_MAX
-            sent = writev(self.words_base + self._sent * IOV_BYTES, count)
+            sent = writev(self.words_at if not self._sent else self._unsent(), count)
             if sent == self.n_bytes:  # mostly
                 self.n_bytes = 0
                 break
@@ -131,10 +135,9 @@ class TxQueue:
         """Everything queued as one string, and the queue empty: for tests and for hosts in memory."""
         taken = bytearray()
 
-        def writev(address: int, count: int) -> int:
+        def writev(address: ctypes.c_void_p, count: int) -> int:
             total = 0
-            for position in range(address, address + count * IOV_BYTES, IOV_BYTES):
-                base, length = struct.unpack("<QQ", ctypes.string_at(position, IOV_BYTES))
+            for base, length in struct.iter_unpack("<QQ", ctypes.string_at(address, count * IOV_BYTES)):
                 taken.extend(ctypes.string_at(base, length))
                 total += int(length)
             return total

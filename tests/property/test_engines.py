@@ -159,7 +159,7 @@ def test_short_sends_lose_and_repeat_nothing(pieces: list[tuple[bool, bytes]], t
         (queue.copy if is_copied else queue.add)(data)
     rooms = itertools.cycle(takes)
 
-    def writev(address: int, count: int) -> int:
+    def writev(address: ctypes.c_void_p, count: int) -> int:
         before, room = len(sent), next(rooms)
         for base, length in struct.iter_unpack("<QQ", ctypes.string_at(address, count * 16)):
             sent.extend(ctypes.string_at(base, min(length, room - (len(sent) - before))))
