@@ -21,6 +21,7 @@ from ocssd_tcp.controller.registers import Ready
 from ocssd_tcp.media.runs import Run
 from ocssd_tcp.media.trace import clock, pack_head, pack_record, pack_scalar, pack_tail
 from ocssd_tcp.ocssd.trace_format import RECORD_BYTES, RECORD_SHIFT, SEQ_LIMIT
+from ocssd_tcp.transport.kept import KeptHeaders, pack_c2h
 from ocssd_tcp.transport.plain import PlainNamespace, append, crc_of_pieces, pack_runs, plain_list, runs_of
 from ocssd_tcp.transport.tracing import PLAIN, pu_mask
 from ocssd_tcp.transport.transfer import MAXH2CDATA, RunTransfer, Transfer
@@ -42,8 +43,6 @@ CAPSULE = struct.Struct("<QHHI24xI3xBQI")
 LISTED = struct.Struct("<16xQ36xIQ")
 #: common header, cccid, ttag, datao, datal
 DATA = struct.Struct("<QHHII4x")
-#: common header, cccid (ttag and datao are 0), datal
-C2H = struct.Struct("<QQQ")
 #: common header, DW0 and DW1, sqhd, sqid, cid, status
 RESPONSE = struct.Struct("<QQHHHH")
 
@@ -66,7 +65,7 @@ _FITS = 250  #: PDUs whose answers an empty send queue always has room for
 _READY = Ready.READY
 _iter_capsules = struct.Struct(CAPSULE.format + "12x").iter_unpack
 _unpack_capsule, _unpack_listed, _unpack_data = CAPSULE.unpack_from, LISTED.unpack_from, DATA.unpack_from
-_pack_data, _pack_c2h, _pack_resp = DATA.pack_into, C2H.pack_into, RESPONSE.pack_into
+_pack_data, _pack_resp = DATA.pack_into, RESPONSE.pack_into
 _u32 = struct.Struct("<I").unpack_from
 _u64 = struct.Struct("<Q").unpack_from
 _pack_u32 = struct.Struct("<I").pack_into
@@ -143,7 +142,7 @@ class BatchProcessor:
     fills = False
 
     __slots__ = (
-        "_association", "_before", "_connection", "_data_header", "_data_tail", "_h2c_header", "_in_capsule",
+        "_association", "_before", "_connection", "_data_header", "_data_tail", "_h2c_header", "_in_capsule", "_kept",
         "_max_transfer", "_namespaces", "_outstanding", "_queue", "_r2t_header", "_registers", "_resp_header",
         "_responder", "_spaces", "_subsystem", "_tail", "_trace_tails", "_transfers", "_tx", "_with_data",
         "_without_data",
@@ -190,6 +189,7 @@ class BatchProcessor:
         self._namespaces = queue.association.namespaces
         self._spaces: dict[int, PlainNamespace] = {}
         self._before = _UNKNOWN
+        self._kept = KeptHeaders(connection.tx)
         trace_queue = queue.qid | queue.association.cntlid << 16
         self._trace_tails = (
             pack_tail(_READ + _TRACE_KIND, trace_queue),
@@ -246,8 +246,9 @@ class BatchProcessor:
         n_reads = n_vector = n_blocks_read = 0
         may_be_alike = not (tail or data_tail or flow_control)
         before = self._before
-        if before.space is None or self._space(before.nsid) is not before.space:
-            before = _UNKNOWN
+        namespace = self._namespaces.get(before.nsid)
+        if before.space is None or before.space.namespace is not namespace or namespace.media is not namespace.engine:
+            before = _UNKNOWN  # as `_space` would say
         space, is_alike, last_nsid, last_cdw12, n_blocks, length, data_bytes, data_word = before
         trace, times = self._subsystem.trace, self._subsystem.times
         arrival = seq = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads
@@ -266,7 +267,12 @@ class BatchProcessor:
             if is_alike and end - position >= MIN_RUN * header_bytes and room >= MIN_RUN and space is not None:
                 # Reads that differ in CID and address only, as hosts often send them: as below, in fewer steps.
                 readable, addresses, stride, nsze = space.readable, space.address, space.stride, space.nsze
-                lbk_len, lbk_mask, begin = space.lbk_len, space.lbk_mask, used
+                lbk_len, lbk_mask, begin = space.lbk_len, space.lbk_mask, at
+                kept = self._kept
+                is_new = kept.word != data_word
+                if is_new:
+                    kept.begin(data_word)
+                place_of, missed = kept.places.get, []
                 nlb, slot = n_blocks - 1, seq << RECORD_SHIFT
                 run = view[position : position + min((end - position) // header_bytes, room) * header_bytes]
                 for header, opcode, cid, nsid, sgl_length, sgl_type, lba, cdw12 in _iter_capsules(run):
@@ -284,18 +290,23 @@ class BatchProcessor:
                     chunk, lblk = lba >> lbk_len, lba & lbk_mask
                     if lblk + n_blocks > readable[chunk]:
                         break
-                    address = addresses[chunk] + lblk * stride
-                    pack_two_iovs(words, at, arena_base + used, pdu_bytes, address, length)
-                    _pack_c2h(arena, used, data_word, cid, length)
+                    header_at = place_of(cid)
+                    if header_at is None:
+                        header_at = arena_base + used
+                        pack_c2h(arena, used, data_word, cid, length)
+                        used += pdu_bytes
+                        missed.append(cid)
+                    pack_two_iovs(words, at, header_at, pdu_bytes, addresses[chunk] + lblk * stride, length)
                     at += 2 * IOV_BYTES
-                    used += pdu_bytes
                     if trace is not None:
                         pack_scalar(trace_view, slot & trace_mask, seq, head, lba, nlb, cid, tail_of_reads, seq)
                         slot += RECORD_BYTES
                         seq += 1
                     if times is not None:
                         timed.append(lba >> space.grp_shift << 2 | _READ & 3)
-                n_alike = (used - begin) // pdu_bytes
+                if missed and not is_new:  # a size that is asked for once is not worth it
+                    kept.keep(missed, length)
+                n_alike = (at - begin) // (2 * IOV_BYTES)
                 is_alike = n_alike >= MIN_RUN  # else looking for more of them costs more than it gains
                 may_be_alike = may_be_alike and is_alike
                 if n_alike:
@@ -389,7 +400,7 @@ class BatchProcessor:
                         lba = lbas[0]
                         if trace is not None:
                             pus = pu_mask(lbas, space.pu_shift)
-                    _pack_c2h(arena, used, data_word, cid, length)
+                    pack_c2h(arena, used, data_word, cid, length)
                     if tail:
                         _pack_u32(arena, used + 24, crc32c(arena_view[used : used + 24]))
                     used += pdu_bytes

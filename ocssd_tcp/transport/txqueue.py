@@ -81,6 +81,10 @@ class TxQueue:
         self._keep.append(data)
         self.add_memory(address_of(data), len(data))
 
+    def hold(self, memory: object) -> None:
+        """Keep what pieces that are queued point into until they have been sent."""
+        self._keep.append(memory)
+
     def add_memory(self, address: int, length: int) -> None:
         """Queue memory that outlives the queue."""
         self.reserve(1, 0)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocssd_tcp.structdef import Layout
-from ocssd_tcp.transport.batch import C2H, CAPSULE, DATA, LISTED, RESPONSE, common_header
+from ocssd_tcp.transport.batch import CAPSULE, DATA, LISTED, RESPONSE, common_header
+from ocssd_tcp.transport.kept import C2H
 from ocssd_tcp.wire import layouts
 from ocssd_tcp.wire.framer import Frame, Framer
 from ocssd_tcp.wire.layouts import C2H_DATA, CAPSULE_CMD, CAPSULE_RESP, COMMON_HEADER, H2C_DATA, R2T

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ocssd_tcp.commands.registry import Command
+from ocssd_tcp.transport.kept import MAX_KEPT
 from tests.support_target import (
     FLUSH,
     NO_SQ_FLOW,
@@ -161,3 +162,33 @@ def test_what_is_plain_behind_one_that_is_not_takes_the_fast_way_again(
     monkeypatch.setattr(executor, "capsule", counted)
     host.io.ask(stream(3, ODD["a flush"]) + stream(3, ODD["a flush"]))
     assert seen == [FLUSH, FLUSH]
+
+
+def reads(n_blocks: int, n: int = N, first_cid: int = FIRST_CID) -> bytes:
+    """`n` reads of the same size."""
+    return b"".join(
+        capsule(READ, (first_cid + i) % 0x10000, nsid=1, slba=i % 4, cdw12=n_blocks - 1, sgl_length=n_blocks * BLOCK)
+        for i in range(n)
+    )
+
+
+@pytest.mark.parametrize("room", [None, 37, 500])
+def test_headers_of_one_size_last_until_they_are_sent(target: Target, room: int | None) -> None:
+    host = ready(target)
+    odd = ODD["no such namespace"]
+    expected = [answer for part in (reads(1), odd, reads(2)) for answer in content(host.io.ask(part))]
+    for _ in range(4):
+        assert content(host.io.ask(reads(1))) == expected[:N]  # the drive has headers ready for these CIDs now
+    host.io.takes = None if room is None else lambda: room
+    host.io.feed(reads(1) + odd + reads(2))
+    while host.io.blocked:
+        host.io.writable()
+    assert content(host.io.take()) == expected
+
+
+def test_a_host_that_uses_every_cid_is_answered(target: Target) -> None:
+    host = ready(target)
+    for first_cid in range(100, 3 * MAX_KEPT, 60):
+        answers = host.io.ask(reads(1, 60, first_cid))
+        assert [answer.cid for answer in answers] == list(range(first_cid, first_cid + 60))
+        assert all(answer.data == pattern(2 * UNIT)[i % 4 * BLOCK :][:BLOCK] for i, answer in enumerate(answers))
