@@ -8,9 +8,11 @@ import gc
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -171,10 +173,14 @@ def run(config: Config, *, announce: Announce) -> int:
 
     `announce(nqn, addresses)` is called once hosts are accepted, with the ports that were chosen. StoreError: the
     drive cannot be used. OSError: an address cannot be listened on (its `filename` is that address). ConfigError: this
-    process has none of `target.cpus`.
+    process has none of `target.cpus`, or may not use `target.congestion`.
     """
     if config.target.cpus:
         _pin(config.target.cpus)
+    if config.target.congestion and not _may_use(config.target.congestion):
+        known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+        usable = ", ".join(filter(_may_use, known.read_text().split())) if known.exists() else "others"
+        raise ConfigError("target.congestion", f'= "{config.target.congestion}": this process may use {usable}')
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, announce))
 
@@ -185,6 +191,15 @@ def _pin(cpus: Sequence[int]) -> None:
     except OSError as error:
         usable = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
         raise ConfigError("target.cpus", f"= {list(cpus)}: none is there; this process may use {usable}") from error
+
+
+def _may_use(congestion: str) -> bool:
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+        except OSError:
+            return False
+    return True
 
 
 async def _serve(config: Config, announce: Announce) -> int:

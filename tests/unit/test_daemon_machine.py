@@ -1,4 +1,4 @@
-"""The CPUs that a daemon is told to run on."""
+"""What of the machine a daemon is told to use: CPUs, a TCP congestion control."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def test_cpus_that_are_not_there_are_the_operators_error() -> None:
     config = load(None, ["target.cpus=[4094, 4095]"])
     with pytest.raises(ConfigError, match=r"target.cpus = \[4094, 4095\]: none is there; this process may use \d"):
         daemon.run(config, announce=lambda *_: None)
+
+
+def test_a_congestion_control_that_is_not_there_is_an_error_that_says_which_are(tmp_path: Path) -> None:
+    config = load(None, ["target.congestion=none-such", f"drive.path='{tmp_path / 'drive'}'"])
+    with pytest.raises(ConfigError, match=r'target.congestion = "none-such": this process may use .*reno') as error:
+        daemon.run(config, announce=lambda *_: None)
+    assert "none-such" not in str(error.value).partition("use")[2]
+    assert not (tmp_path / "drive").exists()
