@@ -179,10 +179,11 @@ def test_the_cheapest_form_offered_is_taken(mode: str, offered: int, form: str) 
     assert run(f"--mode {mode} --vector 8 {QUICK}", forms=offered)[0]["form"] == form
 
 
-def test_commands_go_to_all_connections_alike() -> None:
+def test_every_connection_has_its_commands_in_flight() -> None:
+    """How many each has had in the end is up to the scheduler."""
     _, target = run(f"-q 3 -c 3 {QUICK}")
     reads = [qid for qid, fields, _ in target.log if fields["opc"] == Io.READ and qid]
-    assert all(reads.count(qid) > 20 for qid in (1, 2, 3))
+    assert all(reads.count(qid) >= 3 for qid in (1, 2, 3))
 
 
 def test_reads_are_spread_over_the_chunks_and_writes_have_chunks_of_their_own() -> None:
