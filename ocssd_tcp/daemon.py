@@ -8,7 +8,6 @@ import gc
 import os
 import secrets
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -42,7 +41,7 @@ from ocssd_tcp.observe.tracing import Tracing
 from ocssd_tcp.observe.verbs import Controls
 from ocssd_tcp.ocssd.fault_rules import FaultKind
 from ocssd_tcp.peers import Peers
-from ocssd_tcp.transport.aio import Server, SocketOptions
+from ocssd_tcp.transport.aio import Server, SocketOptions, may_use
 from ocssd_tcp.transport.clock import LoopTimers
 
 DRAIN_SECONDS = 0.5  #: for responses that are still in the queue when the daemon is told to end
@@ -177,10 +176,8 @@ def run(config: Config, *, announce: Announce) -> int:
     """
     if config.target.cpus:
         _pin(config.target.cpus)
-    if config.target.congestion and not _may_use(config.target.congestion):
-        known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
-        usable = ", ".join(filter(_may_use, known.read_text().split())) if known.exists() else "others"
-        raise ConfigError("target.congestion", f'= "{config.target.congestion}": this process may use {usable}')
+    if config.target.congestion:
+        _check_congestion(config.target.congestion)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, announce))
 
@@ -193,13 +190,11 @@ def _pin(cpus: Sequence[int]) -> None:
         raise ConfigError("target.cpus", f"= {list(cpus)}: none is there; this process may use {usable}") from error
 
 
-def _may_use(congestion: str) -> bool:
-    with socket.socket() as sock:
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
-        except OSError:
-            return False
-    return True
+def _check_congestion(name: str) -> None:
+    if not may_use(name):
+        known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+        usable = ", ".join(filter(may_use, known.read_text().split())) if known.exists() else "others"
+        raise ConfigError("target.congestion", f'= "{name}": this process may use {usable}')
 
 
 async def _serve(config: Config, announce: Announce) -> int:

@@ -56,6 +56,16 @@ class SocketOptions:
     max_connections: int = 65536
 
 
+def may_use(congestion: str) -> bool:
+    """Whether the kernel has a TCP congestion control, and lets this process use it."""
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+        except OSError:
+            return False
+    return True
+
+
 def _is_local(host: str, own: str) -> bool:
     """Whether a connection from `host` to our address `own`, both numeric, never leaves this machine."""
     return host == own or ipaddress.ip_address(host).is_loopback

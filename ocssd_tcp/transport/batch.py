@@ -246,9 +246,8 @@ class BatchProcessor:
         n_reads = n_vector = n_blocks_read = 0
         may_be_alike = not (tail or data_tail or flow_control)
         before = self._before
-        namespace = self._namespaces.get(before.nsid)
-        if before.space is None or before.space.namespace is not namespace or namespace.media is not namespace.engine:
-            before = _UNKNOWN  # as `_space` would say
+        if before.space is None or self._space(before.nsid) is not before.space:
+            before = _UNKNOWN
         space, is_alike, last_nsid, last_cdw12, n_blocks, length, data_bytes, data_word = before
         trace, times = self._subsystem.trace, self._subsystem.times
         arrival = seq = pus = n_done = 0  # n_done: blocks of a command that is done at once, but for reads

@@ -10,9 +10,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -116,6 +116,20 @@ def until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def on_a_loop(doing: Coroutine[Any, Any, None]) -> None:
+    """Run a server within the test, on the event loop of the daemon."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(doing)
+
+
+async def until_async(is_so: Callable[[], bool], seconds: float = SECONDS) -> None:
+    """As `until`, on an event loop."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not is_so():
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.005)
 
 
 def raw(daemon: Daemon, *, receive_bytes: int = 0) -> socket.socket:
@@ -287,24 +301,11 @@ def test_reset_behind_unread_bytes_ends_the_connection(tmp_path: Path, monkeypat
         with socket.create_connection((address.host, address.port)) as sock:
             sock.sendall(icreq()[:100])
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        end = asyncio.get_running_loop().time() + ICREQ_SECONDS / 2
-        while not server.n_accepted or server.connections:
-            assert asyncio.get_running_loop().time() < end
-            await asyncio.sleep(0.005)
+        await until_async(lambda: server.n_accepted > 0 and not server.connections, ICREQ_SECONDS / 2)
         await server.stop(0.1)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+    on_a_loop(run())
     target.close()
-
-
-def _can_have(congestion: str) -> bool:
-    with socket.socket() as sock:
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
-        except OSError:
-            return False
-    return True
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ def _can_have(congestion: str) -> bool:
 def test_a_connection_of_the_machine_to_itself_is_not_paced_unless_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_listener: str, option: str, expected: str
 ) -> None:
-    if not _can_have(of_listener) or not _can_have(expected):
+    if not aio.may_use(of_listener) or not aio.may_use(expected):
         pytest.skip(f"this kernel lets us have no {of_listener} or no {expected}")
     target = Target(tmp_path / "drive")
     found: list[bytes] = []
@@ -333,14 +334,10 @@ def test_a_connection_of_the_machine_to_itself_is_not_paced_unless_asked_for(
         address = server.adopt(listener, Address)
         server.start(target.directory)
         with socket.create_connection((address.host, address.port)):
-            end = asyncio.get_running_loop().time() + SECONDS
-            while not found:
-                assert asyncio.get_running_loop().time() < end
-                await asyncio.sleep(0.005)
+            await until_async(lambda: bool(found))
         await server.stop(0.1)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+    on_a_loop(run())
     target.close()
     assert [name.rstrip(b"\0").decode() for name in found] == [expected]
 
