@@ -207,7 +207,9 @@ class BatchProcessor:
     def hand_over(self) -> None:
         """Put the writes that are held here into the connection's tables."""
 
-    close = hand_over
+    def close(self) -> None:
+        """Take no more. Kept headers that are queued stay until they are sent."""
+        self._tx.hold(self._kept)
 
     def reader(self, _fd: int, _clock: Callable[[], float], _otherwise: Callable[[int], None]) -> None:
         """Sockets are served by `transport.aio`."""

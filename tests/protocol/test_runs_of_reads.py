@@ -12,6 +12,7 @@ import pytest
 from ocssd_tcp.commands.registry import Command
 from ocssd_tcp.transport.kept import MAX_KEPT
 from tests.support_target import (
+    C2H_TERM,
     FLUSH,
     NO_SQ_FLOW,
     READ,
@@ -184,6 +185,20 @@ def test_headers_of_one_size_last_until_they_are_sent(target: Target, room: int 
     while host.io.blocked:
         host.io.writable()
     assert content(host.io.take()) == expected
+
+
+@pytest.mark.parametrize("room", [None, 37])
+def test_headers_last_until_they_are_sent_when_the_connection_ends(target: Target, room: int | None) -> None:
+    host = ready(target)
+    for _ in range(4):
+        expected = content(host.io.ask(reads(1)))
+    host.io.takes = None if room is None else lambda: room
+    host.io.feed(reads(1) + b"\xff" * 24)
+    while host.io.blocked:
+        host.io.writable()
+    *answers, last = host.io.take()
+    assert content(answers) == expected
+    assert last.kind == C2H_TERM
 
 
 def test_a_host_that_uses_every_cid_is_answered(target: Target) -> None:
