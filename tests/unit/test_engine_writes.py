@@ -411,10 +411,15 @@ def test_a_closed_drive_refuses_and_its_views_live_on(tmp_path: Path) -> None:
     probe.write(0, 0, 16, fill=1)
     piece = probe.done(OpKind.READ, [Extent(0, 0, 16)]).pieces[0]
     view = store.memory.view[piece.offset : piece.offset + piece.length]
+    for chunk in (2, 3):
+        probe.write(chunk, 0, 4)
+    assert probe.engine.runs.reserve(3, 4, 4)
     store.close()
     assert probe.write(1, 0, 4).status == MediaStatus.INTERNAL
-    assert probe.engine.runs.reserve(1, 0, 4) == 0
-    assert not probe.engine.runs.commit(1, 0, 4)
+    for chunk, lblk in ((1, 0), (2, 4)):  # Free, and Open
+        assert probe.engine.runs.reserve(chunk, lblk, 4) == 0
+        assert not probe.engine.runs.commit(chunk, lblk, 4)
+    assert not probe.engine.runs.commit(3, 4, 4)  # which was set aside before
     del store, probe, piece
     assert bytes(view[:512]) == b"\x01" * 512
 
